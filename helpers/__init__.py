@@ -1,0 +1,6 @@
+"""The small package that the lessons import: one module a job, importing only downwards.
+
+``runtime`` -> ``data`` -> ``models`` -> ``retrieval`` -> ``generation`` -> ``evaluation`` -> ``scoreboard``
+-> ``training`` -> ``plots``. Importing it costs next to nothing: torch and its friends are imported by the
+functions that use them.
+"""

@@ -1,0 +1,325 @@
+"""The handbook, the tickets, and the chat messages made of them; every row checked on reading.
+
+Introduced in lesson 00 (the task) and lesson 03 (the training set).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from helpers.runtime import project_root
+
+SPLITS = ("train", "validation", "test")
+INTENTS = (
+    *("returns", "delivery", "warranty", "battery", "repair", "payment"),
+    *("order", "rental", "account", "safety", "other"),
+)
+PRIORITIES = ("low", "normal", "high", "urgent")
+PRODUCTS = (
+    *("Fern 2", "Fern 3", "Moss City", "Heath Cargo"),
+    *("Thistle Trail", "Sorrel Kids", "Juniper Fold", "Alder GT", "none"),
+)
+FACETS = (
+    *("terse", "rambling", "angry", "polite", "misspelt", "non-native", "multi-sentence", "no-product"),
+    *("buried", "two-facts", "outside", "near-miss", "distractor", "slang", "formal"),
+)
+_PRIORITY_OF = {
+    "urgent": frozenset("SAF-1 SAF-2 SAF-3 SAF-4".split()),
+    "high": frozenset("RET-5 DEL-5 DEL-6 BAT-4 REP-3 PAY-3 PAY-4 REN-6 ACC-5 ACC-6".split()),
+    "low": frozenset(
+        "RET-7 DEL-1 DEL-2 DEL-3 DEL-4 WAR-6 BAT-1 BAT-2 BAT-3 BAT-5 BAT-6 BAT-7 REP-2 REP-4 REP-5 PAY-1 PAY-2 PAY-5 "
+        "PAY-6 PAY-7 ORD-3 ORD-4 ORD-5 ORD-6 REN-1 REN-2 REN-3 ACC-4 SAF-5 SAF-6".split()
+    ),
+}
+KEYS = ("intent", "priority", "product", "policy", "reply")
+SIGN_OFF = " - Bramble desk"
+MAX_WORDS = 30
+
+SHORT_PROMPT = "You are the Bramble desk."
+LONG_PROMPT = """\
+You are the support desk of Bramble Bikes. Answer the ticket with one JSON object and nothing else:
+{"intent": ..., "priority": ..., "product": ..., "policy": ..., "reply": ...}
+intent: one of returns, delivery, warranty, battery, repair, payment, order, rental, account, safety; \
+other if the handbook does not cover the question.
+priority: urgent if someone may get hurt; high if the bike cannot be ridden, or money or goods are missing; \
+normal if the customer wants something done or has a right to it; low for plain information. \
+Never by tone. For intent other it is normal.
+product: one of Fern 2, Fern 3, Moss City, Heath Cargo, Thistle Trail, Sorrel Kids, Juniper Fold, Alder GT; \
+none if the ticket names none of them.
+policy: the code of the handbook section that answers, such as RET-2; none if there is none.
+reply: one or two short sentences, at most 30 words, with the exact figure from the handbook, ending with \
+" - Bramble desk". \
+If the handbook does not cover it, say that a colleague will look into it, and invent nothing."""
+
+
+class DataError(ValueError):
+    """Faults in a data file: ``faults`` lists them all, each with its place and what was expected."""
+
+    def __init__(self, faults: list[str]):
+        self.faults = faults
+        count = f"{len(faults)} faults:\n" if len(faults) > 1 else ""
+        super().__init__(count + "\n".join(faults))
+
+
+@dataclass(frozen=True)
+class Section:
+    """One handbook section: ``policy`` is its code, ``intent`` the chapter's label."""
+
+    policy: str
+    title: str
+    text: str
+    intent: str
+
+    @property
+    def passage(self) -> str:
+        """What is indexed and put into a prompt."""
+        return f"[{self.policy}] {self.title}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A checkable fact: ``value`` stands literally in its section; ``accept`` are other wordings of it."""
+
+    policy: str
+    key: str
+    value: str
+    value_v2: str | None = None
+    accept: tuple[str, ...] = ()
+
+
+def data_dir() -> Path:
+    return project_root() / "data"
+
+
+def _read_lines(path: Path) -> list[tuple[int, str]]:
+    """The numbered non-empty lines of a UTF-8 file; raises DataError for a missing, empty or broken one."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError([f"{path.name}: no such file; expected it in {path.parent.name}/"]) from None
+    lines, faults = [], []
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            byte = line[error.start]
+            faults.append(f"{path.name} line {number}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8")
+            continue
+        if text:
+            lines.append((number, text))
+    if faults:
+        raise DataError(faults)
+    if not lines:
+        raise DataError([f"{path.name}: the file is empty; expected one JSON object a line"])
+    return lines
+
+
+@lru_cache
+def facts() -> tuple[Fact, ...]:
+    """Every fact of ``data/facts.jsonl``, in the handbook's order."""
+    rows = [json.loads(line) for _, line in _read_lines(data_dir() / "facts.jsonl")]
+    return tuple(Fact(**{**row, "accept": tuple(row.get("accept", ()))}) for row in rows)
+
+
+@lru_cache
+def handbook(version: int = 1) -> tuple[Section, ...]:
+    """The sections of ``data/handbook/*.md``; version 2 is version 1 with every ``value_v2`` put in.
+
+    >>> handbook()[0].policy
+    'RET-1'
+    """
+    sections = []
+    for path in sorted((data_dir() / "handbook").glob("*.md")):
+        intent = path.stem.split("_", 1)[1]
+        for part in re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
+            head, _, text = part.partition("\n")
+            policy, _, title = head.partition(" · ")
+            sections.append(Section(policy.strip(), title.strip(), " ".join(text.split()), intent))
+    if not sections:
+        raise DataError([f"{data_dir().name}/handbook: no section found; expected '## RET-1 · title' in *.md"])
+    return tuple(sections) if version == 1 else tuple(_updated(s) for s in sections)
+
+
+def _updated(section: Section) -> Section:
+    text = section.text
+    for fact in facts():
+        if fact.policy == section.policy and fact.value_v2:
+            text = re.sub(rf"(?<!\w){re.escape(fact.value)}(?!\w)", fact.value_v2, text)
+    return replace(section, text=text)
+
+
+@lru_cache
+def policies() -> dict[str, Section]:
+    return {section.policy: section for section in handbook()}
+
+
+def priority_of(policy: str) -> str:
+    """The desk's priority for a matter, by its section and never by the customer's tone; "normal" outside the handbook."""
+    return next((name for name, codes in _PRIORITY_OF.items() if policy in codes), "normal")
+
+
+def reply_schema() -> dict:
+    """The JSON schema of the house reply: five keys, known labels, a signed text (lesson 01, section 1.7)."""
+    return {
+        "type": "object",
+        "properties": {
+            "intent": {"enum": list(INTENTS)},
+            "priority": {"enum": list(PRIORITIES)},
+            "product": {"enum": list(PRODUCTS)},
+            "policy": {"enum": [*policies(), "none"]},
+            "reply": {"type": "string", "pattern": f"^.+{SIGN_OFF}$"},
+        },
+        "required": list(KEYS),
+        "additionalProperties": False,
+    }
+
+
+def ticket_schema() -> dict:
+    """The JSON schema of one row of ``data/tickets/*.jsonl`` (lesson 03, section 3.1)."""
+    text = {"type": "string", "minLength": 1}
+    return {
+        "type": "object",
+        "properties": {
+            "id": text,
+            "ticket": text,
+            "facets": {"type": "array", "items": {"enum": list(FACETS)}},
+            "asks": {"type": "array", "items": text},
+            "reply": reply_schema(),
+        },
+        "required": ["id", "ticket", "facets", "asks", "reply"],
+    }
+
+
+def _explain(error) -> str:
+    field = ".".join(str(part) for part in error.absolute_path) or "row"
+    if error.validator == "required":
+        missing = error.message.split("'")[1]
+        return f'field "{field + "." if field != "row" else ""}{missing}" is missing'
+    if error.validator == "enum":
+        allowed = list(error.validator_value)
+        shown = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
+        return f'field "{field}" is "{error.instance}"; one of {shown}'
+    if error.validator == "pattern":
+        return f'field "{field}" must end with "{SIGN_OFF}"'
+    return f'field "{field}": {error.message}'
+
+
+def read_tickets(path: str | Path) -> list[dict]:
+    """The rows of a ticket file, in order; raises DataError that lists *all* faults with their line numbers."""
+    from jsonschema import Draft202012Validator
+
+    path = Path(path)
+    validator = Draft202012Validator(ticket_schema())
+    keys = {(fact.policy, fact.key) for fact in facts()}
+    rows, faults, seen = [], [], {}
+    for number, line in _read_lines(path):
+        where = f"{path.name} line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.append(f"{where}: not a whole JSON object ({error.msg} at column {error.colno})")
+            continue
+        found = [f"{where}: {_explain(error)}" for error in validator.iter_errors(row)]
+        if not found:
+            policy = row["reply"]["policy"]
+            found += [
+                f'{where}: "asks" has "{key}", which is no fact of {policy}'
+                for key in row["asks"]
+                if (policy, key) not in keys
+            ]
+            if row["id"] in seen:
+                found.append(f'{where}: id "{row["id"]}" was already used on line {seen[row["id"]]}')
+            seen.setdefault(row["id"], number)
+        faults += found
+        rows.append(row)
+    if faults:
+        raise DataError(faults)
+    return rows
+
+
+def tickets(split: str) -> list[dict]:
+    """The rows of a split: ``train`` to learn from, ``validation`` to choose by, ``test`` for the scoreboard only."""
+    if split not in SPLITS:
+        raise DataError([f"split {split!r} does not exist; one of {', '.join(SPLITS)}"])
+    return read_tickets(data_dir() / "tickets" / f"{split}.jsonl")
+
+
+def data_sha256() -> str:
+    """One hash over everything a score depends on: handbook, facts and tickets."""
+    digest = hashlib.sha256()
+    folder = data_dir()
+    for path in sorted([*folder.glob("handbook/*.md"), folder / "facts.jsonl", *folder.glob("tickets/*.jsonl")]):
+        digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
+def dumps(reply: dict) -> str:
+    """The house reply as the desk writes it: one line, keys in their order."""
+    return json.dumps({key: reply[key] for key in KEYS}, ensure_ascii=False)
+
+
+def user_turn(ticket: str, sections: list[Section] | tuple = ()) -> str:
+    """What the model is asked: the sections, best first, then the ticket. Introduced in lesson 02, section 2.4."""
+    if not sections:
+        return f"Ticket: {ticket}"
+    context = "\n".join(section.passage for section in sections)
+    return f"Handbook:\n{context}\n\nTicket: {ticket}"
+
+
+def messages(
+    ticket: str,
+    system: str = LONG_PROMPT,
+    examples: list[dict] | tuple = (),
+    sections: list[Section] | tuple = (),
+) -> list[dict]:
+    """Chat messages for one ticket; ``examples`` are ticket rows shown as earlier turns (few-shot).
+
+    Introduced in lesson 01, section 1.2. An example row may carry its own ``"sections"``.
+    """
+    turns = [{"role": "system", "content": system}]
+    for row in examples:
+        turns.append({"role": "user", "content": user_turn(row["ticket"], row.get("sections", ()))})
+        turns.append({"role": "assistant", "content": dumps(row["reply"])})
+    return [*turns, {"role": "user", "content": user_turn(ticket, sections)}]
+
+
+_MASKS = (
+    (re.compile("|".join(p.replace(" ", r"\s*") for p in PRODUCTS[:-1]), re.I), "<product>"),
+    (re.compile(r"\b(?:bb-?)?\d{4,6}\b", re.I), "<order>"),
+    (re.compile(r"^(?:hi|hello|hey|dear|good (?:morning|evening|day))\b[^,.!:\n]{0,20}[,.!:]\s*", re.I), ""),
+)
+
+
+def masked(ticket: str) -> str:
+    """The ticket without its surface: product, order number and greeting out, lower case, one space."""
+    for pattern, to in _MASKS:
+        ticket = pattern.sub(to, ticket)
+    return " ".join(re.sub(r"[^\w<>]+", " ", ticket.lower()).split())
+
+
+def shingles(ticket: str, n: int = 5) -> frozenset[str]:
+    """The set of character n-grams of the masked ticket."""
+    text = masked(ticket)
+    return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
+
+
+def jaccard(a: frozenset, b: frozenset) -> float:
+    """Size of the intersection over size of the union, 0..1 (Jaccard 1912)."""
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+
+def near_copies(rows: list[dict], against: list[dict], limit: float = 0.5) -> list[tuple[str, str, float]]:
+    """Pairs (id, id, similarity) of tickets in ``rows`` too like one in ``against``; lesson 03, section 3.3."""
+    others = [(row["id"], shingles(row["ticket"])) for row in against]
+    found = []
+    for row in rows:
+        mine = shingles(row["ticket"])
+        for other, theirs in others:
+            if other != row["id"] and (similarity := jaccard(mine, theirs)) > limit:
+                found.append((row["id"], other, round(similarity, 3)))
+    return sorted(found, key=lambda pair: -pair[2])

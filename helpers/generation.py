@@ -1,0 +1,150 @@
+"""One way to generate for all lessons: batched, sorted by length, the shared prefix computed once, metered.
+
+Introduced in lesson 01, section 1.3.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Reply:
+    """One generated reply and its price: tokens read, tokens written, seconds (its share of the batch's time)."""
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+
+
+def encode(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of a conversation, ending where the assistant's turn begins."""
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+
+
+def shared_prefix(prompts: list[list[int]]) -> int:
+    """How many leading tokens all prompts share (at least one token is left to each)."""
+    first, last = min(prompts), max(prompts)
+    n = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+    return max(0, min(n, min(map(len, prompts)) - 1))
+
+
+def context_window(model) -> int:
+    """The longest sequence the model was trained for, in tokens."""
+    return int(model.config.max_position_embeddings)
+
+
+def generate(
+    model,
+    tokenizer,
+    conversations: list[list[dict]],
+    max_new_tokens: int = 96,
+    batch_size: int = 32,
+    temperature: float = 0.0,
+    processors=None,
+    progress: str | None = None,
+) -> list[Reply]:
+    """Reply to every conversation, in order; greedy unless ``temperature`` > 0.
+
+    ``processors(prompt_width, rows)`` may return a ``LogitsProcessorList`` for a batch (lesson 01 uses it for a grammar).
+    ``progress`` labels a progress bar. The output is the same as one by one with ``model.generate``, apart from
+    rounding in 16 bit. Raises ValueError if a prompt and its reply do not fit the context window.
+    """
+    import torch
+    from tqdm.auto import tqdm
+    from transformers import DynamicCache
+
+    prompts = [encode(tokenizer, messages) for messages in conversations]
+    if not prompts:
+        return []
+    longest, window = max(map(len, prompts)), context_window(model)
+    if longest + max_new_tokens > window:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's window of {window}: "
+            "use fewer examples or shorter sections"
+        )
+    replies: list[Reply | None] = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    prefix = shared_prefix(prompts) if len(prompts) > 1 else 0
+    prefix_cache, prefix_seconds = None, 0.0
+    options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    options |= {"temperature": temperature, "top_k": 0} if temperature > 0 else {"temperature": None, "top_p": None}
+    bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
+    with torch.inference_mode():
+        if prefix >= 16:
+            started = time.perf_counter()
+            ids = torch.tensor([prompts[0][:prefix]], device=model.device)
+            prefix_cache = model(ids, past_key_values=DynamicCache(), logits_to_keep=1).past_key_values
+            prefix_seconds = (time.perf_counter() - started) / len(prompts)
+        else:
+            prefix = 0
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            started = time.perf_counter()
+            suffixes = [prompts[i][prefix:] for i in rows]
+            width = max(map(len, suffixes))
+            pad = [width - len(s) for s in suffixes]
+            head = prompts[rows[0]][:prefix]
+            ids = torch.tensor([head + [tokenizer.pad_token_id] * p + s for p, s in zip(pad, suffixes)])
+            mask = torch.tensor([[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)])
+            extra = {}
+            if prefix_cache is not None:
+                extra["past_key_values"] = copy.deepcopy(prefix_cache)
+                extra["past_key_values"].batch_repeat_interleave(len(rows))
+            if processors is not None:
+                extra["logits_processor"] = processors(ids.shape[1], rows)
+            ids, mask = ids.to(model.device), mask.to(model.device)
+            output = model.generate(input_ids=ids, attention_mask=mask, **extra, **options)
+            seconds = (time.perf_counter() - started) / len(rows) + prefix_seconds
+            for i, tokens in zip(rows, output[:, ids.shape[1] :].tolist()):
+                count = next((n + 1 for n, t in enumerate(tokens) if t == tokenizer.eos_token_id), len(tokens))
+                text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
+                replies[i] = Reply(text.strip(), len(prompts[i]), count, seconds)
+            bar.update(len(rows))
+    bar.close()
+    return replies
+
+
+def latency(model, tokenizer, conversations: list[list[dict]], max_new_tokens: int = 96) -> list[float]:
+    """Seconds for each conversation, asked one at a time with nothing shared: as one user feels it."""
+    return [
+        generate(model, tokenizer, [messages], max_new_tokens=max_new_tokens)[0].seconds
+        for messages in conversations
+    ]
+
+
+def house_grammar(tokenizer, schema: dict):
+    """For ``generate(processors=...)``: only tokens that can still lead to JSON of this schema may be chosen.
+
+    The grammar engine is ``llguidance``; a mask over the vocabulary is computed for each row at each step, and forbidden
+    tokens get a logit of minus infinity. Introduced in lesson 01, section 1.7.
+    """
+    import json
+
+    import llguidance.hf
+    import llguidance.torch
+    from llguidance import LLMatcher
+    from transformers import LogitsProcessor, LogitsProcessorList
+
+    engine = llguidance.hf.from_tokenizer(tokenizer)
+    options = {"x-guidance": {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}}
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema | options))
+
+    class Grammar(LogitsProcessor):
+        def __init__(self, prompt_width: int, rows: int):
+            self.matchers = [LLMatcher(engine, grammar) for _ in range(rows)]
+            self.width, self.bitmask = prompt_width, llguidance.torch.allocate_token_bitmask(rows, engine.vocab_size)
+
+        def __call__(self, input_ids, scores):
+            for row, matcher in enumerate(self.matchers):
+                if input_ids.shape[1] > self.width and not matcher.is_stopped():
+                    matcher.consume_token(int(input_ids[row, -1]))
+                llguidance.torch.fill_next_token_bitmask(matcher, self.bitmask, row)
+            vocabulary = min(engine.vocab_size, scores.shape[-1])
+            llguidance.torch.apply_token_bitmask_inplace(scores[:, :vocabulary], self.bitmask.to(scores.device))
+            return scores
+
+    return lambda prompt_width, rows: LogitsProcessorList([Grammar(prompt_width, len(rows))])

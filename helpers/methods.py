@@ -1,0 +1,145 @@
+"""The rungs of the road as data: for each method its prompt, examples, sections, grammar and adapter.
+
+Each is written out in the lesson that introduces it (01, 02, 04); the code here runs any of them on any tickets, keeps the
+replies in ``runs/replies/``, and writes the scoreboard's row. It imports ``generation``, ``retrieval`` and ``scoreboard``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from helpers import data, evaluation, runtime, scoreboard
+from helpers.generation import Reply, generate, house_grammar, latency
+
+# Chosen on validation in lesson 01, section 1.5: the best of the candidate sets tried there.
+EXAMPLE_IDS = ("train-0001",)
+SECTIONS_K = 3
+MAX_NEW_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method asks: the system prompt, how many examples and handbook sections, a grammar or not, which adapter."""
+
+    name: str
+    system: str = data.LONG_PROMPT
+    shots: int = 0
+    sections: int = 0
+    grammar: bool = False
+    adapter: str | None = None
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("zero-shot"),
+        Method("few-shot", shots=4),
+        Method("few-shot-constrained", shots=4, grammar=True),
+        Method("rag-few-shot", shots=4, sections=SECTIONS_K),
+        Method("sft", system=data.SHORT_PROMPT, adapter="sft"),
+        Method("sft-rag", system=data.SHORT_PROMPT, sections=SECTIONS_K, adapter="sft-rag"),
+    )
+}
+
+
+def examples(count: int, sections: int = 0, ids: tuple[str, ...] = EXAMPLE_IDS) -> list[dict]:
+    """The first ``count`` of the chosen training rows; with ``sections``, each with its own retrieved context."""
+    rows = {row["id"]: row for row in data.tickets("train")}
+    chosen = [dict(rows[name]) for name in ids[:count]]
+    if sections and chosen:
+        from helpers.retrieval import default_retriever, top_k
+
+        retriever = default_retriever()
+        found = top_k(retriever.scores_unseen(chosen), retriever.sections, sections)
+        for row, context in zip(chosen, found):
+            row["sections"] = context
+    return chosen
+
+
+def conversations(method: Method, rows: list[dict], retriever=None) -> list[list[dict]]:
+    """What the model is asked, for each ticket row."""
+    contexts = [()] * len(rows)
+    if method.sections:
+        from helpers.retrieval import default_retriever, top_k
+
+        retriever = retriever or default_retriever()
+        contexts = top_k(retriever.scores([row["ticket"] for row in rows]), retriever.sections, method.sections)
+    shots = examples(method.shots, method.sections)
+    return [data.messages(row["ticket"], method.system, shots, c) for row, c in zip(rows, contexts)]
+
+
+def _cache_path(method: Method, asked: list, profile: runtime.Profile, adapter: str | Path | None, seed: int) -> Path:
+    weights = ""
+    if adapter is not None:
+        from helpers.models import sha256
+
+        weights = sha256(Path(adapter) / "adapter_model.safetensors")
+    key = json.dumps([asdict(method), asked, profile.model, profile.dtype, weights, seed, MAX_NEW_TOKENS])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return runtime.runs_dir() / "replies" / f"{method.name}-{digest}.json"
+
+
+def answer(
+    method: str | Method,
+    rows: list[dict],
+    model,
+    tokenizer,
+    profile: runtime.Profile,
+    adapter: str | Path | None = None,
+    retriever=None,
+    seed: int = 0,
+) -> list[Reply]:
+    """The method's reply to every ticket; read from ``runs/replies/`` where the same question was asked before.
+
+    ``model`` may be a function that returns the model, so that a cached answer loads none.
+    """
+    method = METHODS[method] if isinstance(method, str) else method
+    asked = conversations(method, rows, retriever)
+    path = _cache_path(method, asked, profile, adapter, seed)
+    if path.exists():
+        return [Reply(**reply) for reply in json.loads(path.read_text(encoding="utf-8"))]
+    model = model() if not hasattr(model, "generate") else model
+    processors = None
+    if method.grammar:
+        processors = house_grammar(tokenizer, data.reply_schema())
+    replies = generate(
+        model, tokenizer, asked, MAX_NEW_TOKENS, processors=processors, progress=method.name, batch_size=32
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps([asdict(reply) for reply in replies], ensure_ascii=False), encoding="utf-8")
+    os.replace(part, path)
+    return replies
+
+
+def measure_latency(method: str, rows: list[dict], model, tokenizer, n: int = 12) -> dict[str, float]:
+    """``latency_p50_s`` and ``latency_p95_s`` over the first n tickets, one request at a time."""
+    seconds = latency(model, tokenizer, conversations(METHODS[method], rows[:n]), MAX_NEW_TOKENS)
+    return {
+        "latency_p50_s": float(np.percentile(seconds, 50)),
+        "latency_p95_s": float(np.percentile(seconds, 95)),
+    }
+
+
+def put_on_scoreboard(
+    method: str, replies: list[Reply], rows: list[dict], profile: runtime.Profile, **more
+) -> dict:
+    """Score the replies, add the tokens they cost, and write the scoreboard's row; ``more`` are further prices."""
+    scores = evaluation.score_all([reply.text for reply in replies], rows)
+    return scoreboard.record(
+        scoreboard.make_row(
+            method,
+            scores,
+            profile,
+            prompt_tokens=round(float(np.mean([reply.prompt_tokens for reply in replies])), 1),
+            new_tokens=round(float(np.mean([reply.new_tokens for reply in replies])), 1),
+            peak_memory_gb=round(runtime.peak_memory_gb(), 2),
+            **more,
+        )
+    )

