@@ -36,14 +36,15 @@ _PRIORITY_OF = {
         "PAY-6 PAY-7 ORD-3 ORD-4 ORD-5 ORD-6 REN-1 REN-2 REN-3 ACC-4 SAF-5 SAF-6".split()
     ),
 }
-KEYS = ("intent", "priority", "product", "policy", "reply")
+KEYS = ("policy", "intent", "priority", "product", "reply")
 SIGN_OFF = " - Bramble desk"
 MAX_WORDS = 30
 
 SHORT_PROMPT = "You are the Bramble desk."
 LONG_PROMPT = """\
 You are the support desk of Bramble Bikes. Answer the ticket with one JSON object and nothing else:
-{"intent": ..., "priority": ..., "product": ..., "policy": ..., "reply": ...}
+{"policy": ..., "intent": ..., "priority": ..., "product": ..., "reply": ...}
+policy: the code of the handbook section that answers, such as RET-2; none if there is none.
 intent: one of returns, delivery, warranty, battery, repair, payment, order, rental, account, safety; \
 other if the handbook does not cover the question.
 priority: urgent if someone may get hurt; high if the bike cannot be ridden, or money or goods are missing; \
@@ -51,7 +52,6 @@ normal if the customer wants something done or has a right to it; low for plain 
 Never by tone. For intent other it is normal.
 product: one of Fern 2, Fern 3, Moss City, Heath Cargo, Thistle Trail, Sorrel Kids, Juniper Fold, Alder GT; \
 none if the ticket names none of them.
-policy: the code of the handbook section that answers, such as RET-2; none if there is none.
 reply: one or two short sentences, at most 30 words, with the exact figure from the handbook, ending with \
 " - Bramble desk". \
 If the handbook does not cover it, say that a colleague will look into it, and invent nothing."""
@@ -96,34 +96,43 @@ def data_dir() -> Path:
     return project_root() / "data"
 
 
-def _read_lines(path: Path) -> list[tuple[int, str]]:
-    """The numbered non-empty lines of a UTF-8 file; raises DataError for a missing, empty or broken one."""
+def _read_rows(path: Path) -> list[tuple[int, object, str | None]]:
+    """(line number, JSON value, fault) of each non-empty line; raises DataError for a missing or empty file."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise DataError([f"{path.name}: no such file; expected it in {path.parent.name}/"]) from None
-    lines, faults = [], []
+    rows = []
     for number, line in enumerate(raw.split(b"\n"), 1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            byte = line[error.start]
-            faults.append(f"{path.name} line {number}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8")
+        if not line.strip():
             continue
-        if text:
-            lines.append((number, text))
-    if faults:
-        raise DataError(faults)
-    if not lines:
+        row = fault = None
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            fault = f"byte 0x{line[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        except json.JSONDecodeError as error:
+            fault = f"not a whole JSON object ({error.msg} at column {error.colno})"
+        rows.append((number, row, fault))
+    if not rows:
         raise DataError([f"{path.name}: the file is empty; expected one JSON object a line"])
-    return lines
+    return rows
 
 
 @lru_cache
 def facts() -> tuple[Fact, ...]:
-    """Every fact of ``data/facts.jsonl``, in the handbook's order."""
-    rows = [json.loads(line) for _, line in _read_lines(data_dir() / "facts.jsonl")]
-    return tuple(Fact(**{**row, "accept": tuple(row.get("accept", ()))}) for row in rows)
+    """Every fact of ``data/facts.jsonl``, in the handbook's order; raises DataError with the lines at fault."""
+    found, faults = [], []
+    for number, row, fault in _read_rows(data_dir() / "facts.jsonl"):
+        try:
+            found += [] if fault else [Fact(**{**row, "accept": tuple(row.get("accept", ()))})]
+        except (TypeError, AttributeError):
+            fault = "not a fact; expected policy, key, value and, where there is one, value_v2 and accept"
+        if fault:
+            faults.append(f"facts.jsonl line {number}: {fault}")
+    if faults:
+        raise DataError(faults)
+    return tuple(found)
 
 
 @lru_cache
@@ -133,6 +142,8 @@ def handbook(version: int = 1) -> tuple[Section, ...]:
     >>> handbook()[0].policy
     'RET-1'
     """
+    if version not in (1, 2):
+        raise DataError([f"handbook version {version!r} does not exist; 1 is the handbook, 2 its update"])
     sections = []
     for path in sorted((data_dir() / "handbook").glob("*.md")):
         intent = path.stem.split("_", 1)[1]
@@ -168,10 +179,10 @@ def reply_schema() -> dict:
     return {
         "type": "object",
         "properties": {
+            "policy": {"enum": [*policies(), "none"]},
             "intent": {"enum": list(INTENTS)},
             "priority": {"enum": list(PRIORITIES)},
             "product": {"enum": list(PRODUCTS)},
-            "policy": {"enum": [*policies(), "none"]},
             "reply": {"type": "string", "pattern": f"^.+{SIGN_OFF}$"},
         },
         "required": list(KEYS),
@@ -209,33 +220,44 @@ def _explain(error) -> str:
     return f'field "{field}": {error.message}'
 
 
+def word_count(reply: str) -> int:
+    """Words of a reply before its sign-off."""
+    return len(reply.removesuffix(SIGN_OFF).split())
+
+
+def _beyond_schema(row, first_use: dict[str, int]) -> list[str]:
+    """Faults that the JSON schema cannot tell, also in a row with other faults: asks, length, and a second use of an id."""
+    row = row if isinstance(row, dict) else {}
+    reply = row["reply"] if isinstance(row.get("reply"), dict) else {}
+    policy, asks, text = reply.get("policy"), row.get("asks"), reply.get("reply")
+    found = []
+    if policy in (*policies(), "none") and isinstance(asks, list):
+        keys = [fact.key for fact in facts() if fact.policy == policy]
+        found += [f'"asks" has "{key}", which is no fact of {policy}' for key in asks if key not in keys]
+    if isinstance(text, str) and text.endswith(SIGN_OFF + "\n"):  # "$" in a pattern lets one line break pass
+        found.append(f'field "reply.reply" must end with "{SIGN_OFF}", without a line break')
+    if isinstance(text, str) and not 1 <= (count := word_count(text)) <= MAX_WORDS:
+        found.append(f'field "reply.reply" has {count} words; 1 to {MAX_WORDS} before the sign-off')
+    if isinstance(row.get("id"), str) and row["id"] in first_use:
+        found.append(f'id "{row["id"]}" was already used on line {first_use[row["id"]]}')
+    return found
+
+
 def read_tickets(path: str | Path) -> list[dict]:
     """The rows of a ticket file, in order; raises DataError that lists *all* faults with their line numbers."""
     from jsonschema import Draft202012Validator
 
     path = Path(path)
     validator = Draft202012Validator(ticket_schema())
-    keys = {(fact.policy, fact.key) for fact in facts()}
-    rows, faults, seen = [], [], {}
-    for number, line in _read_lines(path):
-        where = f"{path.name} line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            faults.append(f"{where}: not a whole JSON object ({error.msg} at column {error.colno})")
-            continue
-        found = [f"{where}: {_explain(error)}" for error in validator.iter_errors(row)]
-        if not found:
-            policy = row["reply"]["policy"]
-            found += [
-                f'{where}: "asks" has "{key}", which is no fact of {policy}'
-                for key in row["asks"]
-                if (policy, key) not in keys
-            ]
-            if row["id"] in seen:
-                found.append(f'{where}: id "{row["id"]}" was already used on line {seen[row["id"]]}')
-            seen.setdefault(row["id"], number)
-        faults += found
+    rows, faults, first_use = [], [], {}
+    for number, row, fault in _read_rows(path):
+        if fault:
+            found = [fault]
+        else:
+            found = [*map(_explain, validator.iter_errors(row)), *_beyond_schema(row, first_use)]
+        if isinstance(row, dict) and isinstance(row.get("id"), str):
+            first_use.setdefault(row["id"], number)
+        faults += [f"{path.name} line {number}: {fault}" for fault in found]
         rows.append(row)
     if faults:
         raise DataError(faults)
@@ -263,11 +285,14 @@ def dumps(reply: dict) -> str:
     return json.dumps({key: reply[key] for key in KEYS}, ensure_ascii=False)
 
 
-def user_turn(ticket: str, sections: list[Section] | tuple = ()) -> str:
-    """What the model is asked: the sections, best first, then the ticket. Introduced in lesson 02, section 2.4."""
-    if not sections:
+def user_turn(ticket: str, sections: list[Section] | None = None) -> str:
+    """What the model is asked: the sections, best first, then the ticket. Introduced in lesson 02, section 2.6.
+
+    None is a prompt without a handbook; an empty list says that the retriever looked and found nothing.
+    """
+    if sections is None:
         return f"Ticket: {ticket}"
-    context = "\n".join(section.passage for section in sections)
+    context = "\n".join(section.passage for section in sections) or "nothing found"
     return f"Handbook:\n{context}\n\nTicket: {ticket}"
 
 
@@ -275,7 +300,7 @@ def messages(
     ticket: str,
     system: str = LONG_PROMPT,
     examples: list[dict] | tuple = (),
-    sections: list[Section] | tuple = (),
+    sections: list[Section] | None = None,
 ) -> list[dict]:
     """Chat messages for one ticket; ``examples`` are ticket rows shown as earlier turns (few-shot).
 
@@ -283,15 +308,16 @@ def messages(
     """
     turns = [{"role": "system", "content": system}]
     for row in examples:
-        turns.append({"role": "user", "content": user_turn(row["ticket"], row.get("sections", ()))})
+        turns.append({"role": "user", "content": user_turn(row["ticket"], row.get("sections"))})
         turns.append({"role": "assistant", "content": dumps(row["reply"])})
     return [*turns, {"role": "user", "content": user_turn(ticket, sections)}]
 
 
+_ADDRESSED = "there|all|everyone|folks|bramble|bikes|team|desk|support|shop|people|sir|madam|or|and"
 _MASKS = (
     (re.compile("|".join(p.replace(" ", r"\s*") for p in PRODUCTS[:-1]), re.I), "<product>"),
     (re.compile(r"\b(?:bb-?)?\d{4,6}\b", re.I), "<order>"),
-    (re.compile(r"^(?:hi|hello|hey|dear|good (?:morning|evening|day))\b[^,.!:\n]{0,20}[,.!:]\s*", re.I), ""),
+    (re.compile(rf"^(?:hi|hello|hey|dear|good (?:morning|afternoon|evening|day))(?: (?:{_ADDRESSED}))*[,.!:]\s*", re.I), ""),
 )
 
 

@@ -10,34 +10,43 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from helpers.data import INTENTS, KEYS, MAX_WORDS, PRIORITIES, PRODUCTS, SIGN_OFF, facts, handbook, policies
+from helpers.data import INTENTS, KEYS, MAX_WORDS, PRIORITIES, PRODUCTS, SIGN_OFF, facts, handbook, policies, word_count
 
 SCORES = ("format", "triage", "product", "policy", "facts", "resolved")
 
-_UNITS = (
-    *("working day", "business day", "charge cycle", "wrong try", "wrong trie", "instalment", "attempt", "cycle"),
-    *("minute", "second", "child", "children", "phone", "month", "week", "year", "hour", "day", "trie", "try"),
-    *("km/h", "km", "kg", "m", "EUR", "euro", "€", "%", "percent", "°C"),
-)
-_SAME = {
-    "business day": "working day",
-    "cycle": "charge cycle",
-    "wrong trie": "try",
-    "wrong try": "try",
-    "trie": "try",
-    "children": "child",
-    "euro": "EUR",
-    "€": "EUR",
-    "eur": "EUR",
-    "percent": "%",
+# Each unit with its spellings, as a pattern; a longer one stands before one that it starts with.
+_UNITS = {
+    "working day": r"(?:working|business)[\s-]days?",
+    "charge cycle": r"(?:charge[\s-])?cycles?",
+    "try": r"(?:wrong\s)?(?:try|tries)",
+    "child": r"child(?:ren)?",
+    **{unit: f"{unit}s?" for unit in "second minute hour day week month year".split()},
+    **{unit: f"{unit}s?" for unit in "instalment attempt phone".split()},
+    "km/h": r"km/h",
+    "km": r"km|kilomet(?:er|re)s?",
+    "cm": r"cm|centimet(?:er|re)s?",
+    "m": r"m|met(?:er|re)s?",
+    "kg": r"kg|kilos?|kilogram(?:me)?s?",
+    "Wh": r"wh",
+    "EUR": r"eur|euros?|€",
+    "%": r"%|per\s?cent",
+    "°C": r"°\s?c",
 }
 _WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_NUMBER = r"\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?"
+_NUMBER = rf"-?(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|(?:{'|'.join(_WORDS)})\b)"
+_JOIN = r"(?:(?<=\w)\s?-\s?|\s+(?:to|or|and)\s+)"  # a hyphen elsewhere is a minus sign
+_RANGE = rf"{_NUMBER}(?:{_JOIN}{_NUMBER})*"
 _QUANTITY = re.compile(
-    rf"(?<![\w:.])(?:(€)\s?)?({_NUMBER})(?:(:\d\d)|[\s-]?({'|'.join(map(re.escape, _UNITS))})s?(?![a-z]))?", re.I
+    rf"(?<![\w:.-])(?:(?P<clock>\d+:\d\d)|(?P<euro>(?:€|eur)\s?)?(?P<range>{_RANGE})"
+    rf"(?:[\s-]?(?P<unit>{'|'.join(_UNITS.values())})(?![a-z]))?)",
+    re.I,
 )
-_PHONE = re.compile(r"\b0800[\s-]?\d{3}[\s-]?\d{4}\b")
-_NEGATED = re.compile(r"(?:\bnot|n't|\bnever|\bno longer)\s+(?:\w+\s+)?$", re.I)
+_PHONE = re.compile(r"(?<![\w.,:])(?:[+0]\d(?:\)?[\s/-]?\d){5,}|\d{3}[\s-]\d{3}[\s-]\d{4})(?!\w)")
+_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_NOT = r"(?:\bnot|n't|\bnever|\bno longer)\s+"
+_NEGATED = re.compile(rf"{_NOT}(?:\w+\s+)?$", re.I)
+_NEGATED_NUMBER = re.compile(rf"{_NOT}(?:the\s+|an?\s+)?$", re.I)  # but "no longer than 45 days" states it
+_PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-"})
 
 
 @dataclass(frozen=True)
@@ -82,76 +91,99 @@ def parse_reply(text: str) -> dict | None:
         and reply["product"] in PRODUCTS
         and (reply["policy"] in policies() or reply["policy"] == "none")
     )
-    says = reply["reply"].removesuffix(SIGN_OFF)
-    signed = says != reply["reply"] and 1 <= len(says.split()) <= MAX_WORDS
+    signed = reply["reply"].endswith(SIGN_OFF) and 1 <= word_count(reply["reply"]) <= MAX_WORDS
     return reply if known and signed else None
 
 
-def quantities(text: str) -> set[tuple[str, str]]:
-    """Every number with its unit: ``"45 days, or €60"`` gives ``{("45", "day"), ("60", "EUR")}``.
+def _plain(text: str) -> str:
+    """The text with straight apostrophes, plain hyphens and a sign for "minus"."""
+    return re.sub(r"\bminus\s+(?=\d)", "-", text.translate(_PLAIN), flags=re.I)
 
-    A number without a unit that we know has the unit ``""``; a time of day has ``"clock"``. Phone numbers are left out.
+
+def _body(reply: str) -> str:
+    """What the reply says: plain, without its sign-off and without the figures in product names."""
+    products = "|".join(map(re.escape, PRODUCTS[:-1]))
+    return re.sub(products, " ", _plain(reply.removesuffix(SIGN_OFF)), flags=re.I)
+
+
+def phones(text: str) -> set[str]:
+    """Every phone number in a text, as its digits alone."""
+    return {re.sub(r"\D", "", number) for number in _PHONE.findall(_plain(text))}
+
+
+def quantities(text: str, negated: bool = True) -> set[tuple[str, str]]:
+    """Every number with its unit: ``"14 to 45 days, or €60"`` gives ``{("14", "day"), ("45", "day"), ("60", "EUR")}``.
+
+    A number without a unit that we know has the unit ``""``; a time of day has ``"clock"``. Phone numbers are left out,
+    and with ``negated=False`` so is what follows a "not".
     """
-    text = _PHONE.sub(" ", text)
-    for number, word in enumerate(_WORDS):
-        text = re.sub(rf"\b{word}\b(?=[\s-](?:{'|'.join(map(re.escape, _UNITS))}))", str(number), text, flags=re.I)
+    text = _PHONE.sub(" ", _plain(text))
     found = set()
-    for euro, number, clock, unit in _QUANTITY.findall(text):
-        if clock:
-            found.add((number + clock, "clock"))
+    for match in _QUANTITY.finditer(text):
+        if not negated and _NEGATED_NUMBER.search(text[: match.start()]):
             continue
-        unit = "EUR" if euro else unit.lower().replace("°c", "°C")
-        found.add((number.replace(",", ""), _SAME.get(unit, unit)))
+        if match["clock"]:
+            found.add((match["clock"], "clock"))
+            continue
+        spelling = "EUR" if match["euro"] else match["unit"] or ""
+        unit = next((name for name, spelt in _UNITS.items() if re.fullmatch(spelt, spelling, re.I)), "")
+        for number in re.split(_JOIN, match["range"].lower()):
+            if number in _WORDS:
+                number = str(_WORDS.index(number)) if unit else None
+            if number and unit != "°C":  # only a temperature has a sign: "749 EUR, minus 40 EUR" takes 40 EUR off
+                number = number.lstrip("-")
+            if number:
+                found.add((number.replace(",", ""), unit))
     return found
 
 
-def _holds(reply: str, value: str, accept: tuple[str, ...]) -> bool:
-    """True if the reply states a textual value, or another wording of it, without negating it."""
-    flat = " ".join(reply.lower().split())
+def _holds(body: str, value: str, accept: tuple[str, ...]) -> bool:
+    """True if a reply states a value that is no quantity, or another wording of it, without negating it."""
+    if phones(value):
+        return phones(value) <= phones(body)
+    if "@" in value:
+        return value in _MAIL.findall(body.lower())
+    flat = " ".join(body.lower().split())
     for wording in (value, *accept):
         wording = wording.lower()
         for match in re.finditer(rf"(?<!\w){re.escape(wording)}(?!\w)", flat):
             if wording.startswith(("not", "no ")) or not _NEGATED.search(flat[: match.start()]):
                 return True
-    if _PHONE.fullmatch(value):
-        return re.sub(r"\D", "", value) in {re.sub(r"\D", "", number) for number in _PHONE.findall(reply)}
     return False
 
 
 @lru_cache
 def _known(version: int) -> tuple[dict, dict]:
-    """(policy, key) -> fact, and policy -> quantities in its section, for a handbook version."""
+    """(policy, key) -> fact, and policy -> the quantities and phones in its section, for a handbook version."""
     return (
         {(fact.policy, fact.key): fact for fact in facts()},
-        {section.policy: quantities(section.text) for section in handbook(version)},
+        {section.policy: (quantities(section.text), phones(section.text)) for section in handbook(version)},
     )
 
 
 def facts_right(reply: str, policy: str, asks: list[str], version: int = 1) -> bool:
     """True if the reply holds every value asked for, and no other value of that kind.
 
-    A quantity (45 days) must be there, and every quantity with the same unit must stand in the right section. Outside the
-    handbook (policy "none") the reply must name a colleague and hold no quantity and no phone number: nothing made up.
+    A quantity (45 days) must be there, and every quantity with the same unit must stand in the right section, and so must
+    every phone number. Outside the handbook (policy "none") the reply must name a colleague and hold no quantity and no
+    phone number: nothing made up.
     """
-    body = reply.removesuffix(SIGN_OFF)
-    for product in PRODUCTS[:-1]:
-        body = re.sub(re.escape(product), " ", body, flags=re.I)
-    said = quantities(body)
+    body = _body(reply)
+    said, stated = quantities(body), quantities(body, negated=False)
     if policy == "none":
-        return "colleague" in body.lower() and not said and not _PHONE.search(body)
-    known, allowed = _known(version)
+        return "colleague" in body.lower() and not said and not phones(body)
+    known, sections = _known(version)
+    allowed, allowed_phones = sections[policy]
+    if not phones(body) <= allowed_phones:
+        return False
     for key in asks:
         fact = known[policy, key]
         value = fact.value_v2 if version == 2 and fact.value_v2 else fact.value
-        wanted = set() if _PHONE.search(value) else {q for q in quantities(value) if q[1]}
-        if not wanted:
-            if not _holds(body, value, fact.accept):
-                return False
-            if _PHONE.search(value) and len(set(_PHONE.findall(body))) > 1:
-                return False
-            continue
+        wanted = {q for q in quantities(value) if q[1]}
         units = {unit for _, unit in wanted}
-        if not wanted <= said or not {q for q in said if q[1] in units} <= allowed[policy]:
+        if not wanted and not _holds(body, value, fact.accept):
+            return False
+        if not wanted <= stated or not {q for q in said if q[1] in units} <= allowed:
             return False
     return True
 
@@ -222,7 +254,7 @@ def agreement(texts: list[str]) -> float:
     said = []
     for text in texts:
         reply = parse_reply(text)
-        body = reply and (*(reply[key] for key in KEYS[:4]), frozenset(quantities(reply["reply"])))
+        body = reply and (*(reply[key] for key in KEYS[:4]), frozenset(quantities(_body(reply["reply"]))))
         said.append(body)
     pairs = [(a, b) for i, a in enumerate(said) for b in said[i + 1 :]]
     return sum(a is not None and a == b for a, b in pairs) / len(pairs) if pairs else 1.0

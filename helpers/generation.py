@@ -5,9 +5,10 @@ Introduced in lesson 01, section 1.3.
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass
+
+from helpers.data import MAX_WORDS, SIGN_OFF
 
 
 @dataclass
@@ -35,6 +36,49 @@ def shared_prefix(prompts: list[list[int]]) -> int:
 def context_window(model) -> int:
     """The longest sequence the model was trained for, in tokens."""
     return int(model.config.max_position_embeddings)
+
+
+def _shared_cache(prefix):
+    """A cache for a batch whose rows all begin with ``prefix`` (a cache of one row), and the attention that reads both.
+
+    ``DynamicCache`` copies the prefix to every row, and again at every step. Here it is kept once: at each new token, the
+    queries of all rows meet it in one matrix product, and only the tokens after it are stored for each row.
+    """
+    import torch
+    from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+    from transformers.cache_utils import DynamicLayer
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import eager_mask
+
+    length = prefix.get_seq_length()
+
+    class OwnTokens(DynamicLayer):
+        def get_seq_length(self) -> int:
+            return length + super().get_seq_length()
+
+    def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
+        layer = prefix.layers[module.layer_idx]
+        (rows, heads, new, dim), groups = query.shape, key.shape[1]
+        if new > 1:
+            key, value = (
+                torch.cat([a.expand(rows, -1, -1, -1), b], -2) for a, b in ((layer.keys, key), (layer.values, value))
+            )
+            return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        asked = query.reshape(rows, groups, -1, dim)
+        folded = asked.transpose(0, 1).reshape(groups, -1, dim)
+        shared = (folded @ layer.keys[0].mT).view(groups, rows, -1, length).transpose(0, 1)
+        weights = torch.cat([shared, asked @ key.mT], -1) * scaling + attention_mask
+        weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
+        folded = weights[..., :length].transpose(0, 1).reshape(groups, -1, length)
+        mixed = (folded @ layer.values[0]).view(groups, rows, -1, dim).transpose(0, 1)
+        mixed = mixed + weights[..., length:] @ value
+        return mixed.reshape(rows, 1, heads, dim), None
+
+    AttentionInterface.register("shared_prefix", attend)
+    AttentionMaskInterface.register("shared_prefix", eager_mask)
+    cache = DynamicCache()
+    cache.layers = [OwnTokens() for _ in prefix.layers]
+    return cache
 
 
 def generate(
@@ -69,7 +113,7 @@ def generate(
     replies: list[Reply | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     prefix = shared_prefix(prompts) if len(prompts) > 1 else 0
-    prefix_cache, prefix_seconds = None, 0.0
+    prefix_cache, prefix_seconds, attention = None, 0.0, model.config._attn_implementation
     options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
     options |= {"temperature": temperature, "top_k": 0} if temperature > 0 else {"temperature": None, "top_p": None}
     bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
@@ -92,12 +136,15 @@ def generate(
             mask = torch.tensor([[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)])
             extra = {}
             if prefix_cache is not None:
-                extra["past_key_values"] = copy.deepcopy(prefix_cache)
-                extra["past_key_values"].batch_repeat_interleave(len(rows))
+                extra["past_key_values"] = _shared_cache(prefix_cache)
+                model.set_attn_implementation("shared_prefix")
             if processors is not None:
                 extra["logits_processor"] = processors(ids.shape[1], rows)
             ids, mask = ids.to(model.device), mask.to(model.device)
-            output = model.generate(input_ids=ids, attention_mask=mask, **extra, **options)
+            try:
+                output = model.generate(input_ids=ids, attention_mask=mask, **extra, **options)
+            finally:
+                model.set_attn_implementation(attention)
             seconds = (time.perf_counter() - started) / len(rows) + prefix_seconds
             for i, tokens in zip(rows, output[:, ids.shape[1] :].tolist()):
                 count = next((n + 1 for n, t in enumerate(tokens) if t == tokenizer.eos_token_id), len(tokens))
@@ -120,7 +167,8 @@ def house_grammar(tokenizer, schema: dict):
     """For ``generate(processors=...)``: only tokens that can still lead to JSON of this schema may be chosen.
 
     The grammar engine is ``llguidance``; a mask over the vocabulary is computed for each row at each step, and forbidden
-    tokens get a logit of minus infinity. Introduced in lesson 01, section 1.7.
+    tokens get a logit of minus infinity. Keys come in the order of ``required``; the reply's text is held to 30 words and 160
+    characters before its sign-off, because a mask alone never makes a model stop. Introduced in lesson 01, section 1.9.
     """
     import json
 
@@ -130,8 +178,11 @@ def house_grammar(tokenizer, schema: dict):
     from transformers import LogitsProcessor, LogitsProcessorList
 
     engine = llguidance.hf.from_tokenizer(tokenizer)
+    properties = {key: schema["properties"][key] for key in schema["required"]}
+    words = f"^([^\\s\\\\\"]+ ){{1,{MAX_WORDS}}}{SIGN_OFF.strip()}$"
+    properties["reply"] = {"type": "string", "pattern": words, "maxLength": 160 + len(SIGN_OFF)}
     options = {"x-guidance": {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}}
-    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema | options))
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema | {"properties": properties} | options))
 
     class Grammar(LogitsProcessor):
         def __init__(self, prompt_width: int, rows: int):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from helpers.generation import Reply, generate, house_grammar, latency
 
 # Chosen on validation in lesson 01, section 1.5: the best of the candidate sets tried there.
 EXAMPLE_IDS = ("train-0001",)
-SECTIONS_K = 3
+SECTIONS_K = 1
+REPAIRED = 0.7
 MAX_NEW_TOKENS = 96
 
 
@@ -41,11 +43,27 @@ METHODS = {
         Method("zero-shot"),
         Method("few-shot", shots=4),
         Method("few-shot-constrained", shots=4, grammar=True),
-        Method("rag-few-shot", shots=4, sections=SECTIONS_K),
+        Method("rag-few-shot", shots=4, sections=3),
         Method("sft", system=data.SHORT_PROMPT, adapter="sft"),
         Method("sft-rag", system=data.SHORT_PROMPT, sections=SECTIONS_K, adapter="sft-rag"),
     )
 }
+
+
+def contexts(rows: list[dict], k: int, retriever=None, unseen: bool = False) -> list[list[data.Section]]:
+    """The k sections found for each ticket row, best first; an empty list where the retriever says that nothing fits.
+
+    ``unseen`` scores training rows by a retriever that has not learned from them (lesson 03, section 3.9).
+    """
+    from helpers.retrieval import default_retriever, top_k
+
+    retriever = retriever or default_retriever()
+    tickets = [row["ticket"] for row in rows]
+    if not hasattr(retriever, "p_nothing"):
+        return top_k(retriever.scores(tickets), retriever.sections, k)
+    scores, nothing = retriever.unseen(rows) if unseen else (retriever.scores(tickets), retriever.p_nothing(tickets))
+    found = top_k(scores, retriever.sections, k)
+    return [[] if p > retriever.threshold else sections for sections, p in zip(found, nothing)]
 
 
 def examples(count: int, sections: int = 0, ids: tuple[str, ...] = EXAMPLE_IDS) -> list[dict]:
@@ -53,25 +71,41 @@ def examples(count: int, sections: int = 0, ids: tuple[str, ...] = EXAMPLE_IDS) 
     rows = {row["id"]: row for row in data.tickets("train")}
     chosen = [dict(rows[name]) for name in ids[:count]]
     if sections and chosen:
-        from helpers.retrieval import default_retriever, top_k
-
-        retriever = default_retriever()
-        found = top_k(retriever.scores_unseen(chosen), retriever.sections, sections)
-        for row, context in zip(chosen, found):
+        for row, context in zip(chosen, contexts(chosen, sections, unseen=True)):
             row["sections"] = context
     return chosen
 
 
 def conversations(method: Method, rows: list[dict], retriever=None) -> list[list[dict]]:
     """What the model is asked, for each ticket row."""
-    contexts = [()] * len(rows)
-    if method.sections:
-        from helpers.retrieval import default_retriever, top_k
-
-        retriever = retriever or default_retriever()
-        contexts = top_k(retriever.scores([row["ticket"] for row in rows]), retriever.sections, method.sections)
+    found = contexts(rows, method.sections, retriever) if method.sections else [None] * len(rows)
     shots = examples(method.shots, method.sections)
-    return [data.messages(row["ticket"], method.system, shots, c) for row, c in zip(rows, contexts)]
+    return [data.messages(row["ticket"], method.system, shots, c) for row, c in zip(rows, found)]
+
+
+def training_rows(sections: int, split: str = "train") -> list[dict]:
+    """Prompt and completion of every ticket of a split, as ``SFTTrainer`` takes them (lesson 03, section 3.10).
+
+    With ``sections`` > 0 the prompt holds that many retrieved sections. A training ticket gets what the retriever finds
+    without having learned from that ticket. That retriever has fewer tickets to learn from and misses more often than the
+    one at work, so in ``REPAIRED`` of its misses the right section is put in: what is left is the share of mistakes that
+    the model will meet (lesson 03 compares both).
+    """
+    rows = data.tickets(split)
+    found = contexts(rows, sections, unseen=split == "train") if sections else [None] * len(rows)
+    if sections and split == "train":
+        rng = random.Random(1)
+        for row, context in zip(rows, found):
+            right = data.policies().get(row["reply"]["policy"])
+            if right and right not in context and rng.random() < REPAIRED:
+                context[-1:] = [right]
+    return [
+        {
+            "prompt": data.messages(row["ticket"], data.SHORT_PROMPT, (), context),
+            "completion": [{"role": "assistant", "content": data.dumps(row["reply"])}],
+        }
+        for row, context in zip(rows, found)
+    ]
 
 
 def _cache_path(method: Method, asked: list, profile: runtime.Profile, adapter: str | Path | None, seed: int) -> Path:

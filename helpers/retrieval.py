@@ -5,6 +5,7 @@ Introduced in lesson 02. A retriever returns indices into its sections, best fir
 
 from __future__ import annotations
 
+from copy import copy
 from functools import lru_cache
 
 import numpy as np
@@ -22,9 +23,19 @@ def encoder():
     return SentenceTransformer(minilm_dir(), device="cpu")
 
 
+_embedded: dict[str, np.ndarray] = {}
+
+
 def embed(texts: list[str]) -> np.ndarray:
-    """Unit vectors of shape (len(texts), 384), float32; their dot product is the cosine similarity."""
-    return encoder().encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+    """Unit vectors of shape (len(texts), 384), float32; their dot product is the cosine similarity.
+
+    A text is encoded once in a session and remembered, so four retrievers over the same tickets cost one.
+    """
+    new = [text for text in dict.fromkeys(texts) if text not in _embedded]
+    if new:
+        vectors = encoder().encode(new, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+        _embedded.update(zip(new, vectors))
+    return np.stack([_embedded[text] for text in texts])
 
 
 class BM25:
@@ -64,7 +75,7 @@ class Dense:
 
 
 class Hybrid:
-    """Reciprocal rank fusion of several retrievers: the sum of 1 / (k + rank), k = 60 (Cormack et al. 2009)."""
+    """Reciprocal rank fusion: the sum of 1 / (k + rank) over retrievers, k = 60 (Cormack et al. 2009)."""
 
     name = "fusion"
 
@@ -78,55 +89,80 @@ class Hybrid:
 class Learned:
     """MiniLM, plus what answered tickets teach: log P(section | ticket) + ``weight`` x cosine similarity.
 
-    P is a logistic regression (scikit-learn, ``C`` inverse regularisation) on the embeddings of past tickets;
-    it trains in a few seconds. The cosine to the section's own text keeps sections without any past ticket within reach.
-    ``C`` and ``weight`` were chosen on validation (lesson 02, section 2.5).
+    P is a logistic regression (scikit-learn, ``C`` inverse regularisation) on the embeddings of past tickets; it
+    trains in a few seconds. Tickets outside the handbook are one more class, "nothing". The cosine to the section's
+    own text keeps sections without any past ticket within reach.
+    ``C``, ``weight`` and ``threshold`` were chosen on validation (lesson 02, section 2.5).
     """
 
     name = "learned"
+    threshold = 0.3
 
     def __init__(self, sections: tuple[Section, ...], past: list[dict], C: float = 30.0, weight: float = 5.0):
         self.dense = Dense(sections)
         self.sections, self.weight, self.C = self.dense.sections, weight, C
-        self.past = [row for row in past if row["reply"]["policy"] != "none"]
-        codes = [s.policy for s in self.sections]
-        self._owner = np.array([codes.index(row["reply"]["policy"]) for row in self.past])
+        self.past = list(past)
+        place = {s.policy: i for i, s in enumerate(self.sections)}
+        self._owner = np.array([place.get(row["reply"]["policy"], len(place)) for row in self.past])
         self._vectors = embed([row["ticket"] for row in self.past])
         self._model = self._fit(self._vectors, self._owner)
+        self._folds: np.ndarray | None = None
 
     def _fit(self, vectors, owner):
         from sklearn.linear_model import LogisticRegression
 
         return LogisticRegression(C=self.C, max_iter=300).fit(vectors, owner)
 
-    def _combine(self, model, vectors: np.ndarray) -> np.ndarray:
-        log_p = np.full((len(vectors), len(self.sections)), np.log(1e-6), dtype=np.float32)
-        log_p[:, model.classes_] = np.log(model.predict_proba(vectors) + 1e-6)
-        return log_p + self.weight * (vectors @ self.dense._vectors.T)
+    def _probabilities(self, model, vectors: np.ndarray) -> np.ndarray:
+        """P(section | ticket), with "nothing" in the last column: shape (tickets, sections + 1)."""
+        out = np.zeros((len(vectors), len(self.sections) + 1))
+        out[:, model.classes_] = model.predict_proba(vectors)
+        return out
+
+    def _scores(self, probabilities: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        return np.log(probabilities[:, :-1] + 1e-6) + self.weight * (vectors @ self.dense._vectors.T)
 
     def scores(self, tickets: list[str]) -> np.ndarray:
         """Scores of shape (tickets, sections)."""
-        return self._combine(self._model, embed(tickets))
+        vectors = embed(tickets)
+        return self._scores(self._probabilities(self._model, vectors), vectors)
 
-    def scores_unseen(self, rows: list[dict], folds: int = 5) -> np.ndarray:
-        """Scores for training rows as if each were new: by models trained without its fold.
+    def p_nothing(self, tickets: list[str]) -> np.ndarray:
+        """The probability that no section answers, for each ticket."""
+        return self._probabilities(self._model, embed(tickets))[:, -1]
 
-        Rows outside the handbook belong to no fold and get the full model. Lesson 04 builds its training contexts
-        with this, so that they hold the mistakes that the retriever makes on tickets it has not seen.
+    def unseen(self, rows: list[dict], folds: int = 5) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and P(nothing) for training rows as if each were new: from models trained without its fold.
+
+        Lesson 04 builds its training contexts with this, so that they hold the mistakes that the retriever makes on
+        tickets it has not seen. Raises KeyError for a row that is not among the past tickets.
         """
-        from sklearn.model_selection import StratifiedKFold
+        if self._folds is None:
+            from sklearn.model_selection import StratifiedKFold
 
-        out = self.scores([row["ticket"] for row in rows])
+            self._folds = np.zeros((len(self.past), len(self.sections) + 1))
+            split = StratifiedKFold(folds, shuffle=True, random_state=0)
+            for fit, held in split.split(self._vectors, self._owner):
+                model = self._fit(self._vectors[fit], self._owner[fit])
+                self._folds[held] = self._probabilities(model, self._vectors[held])
         place = {row["id"]: i for i, row in enumerate(self.past)}
-        split = StratifiedKFold(folds, shuffle=True, random_state=0)
-        fold_scores = np.zeros((len(self.past), len(self.sections)), dtype=np.float32)
-        for fit, held in split.split(self._vectors, self._owner):
-            model = self._fit(self._vectors[fit], self._owner[fit])
-            fold_scores[held] = self._combine(model, self._vectors[held])
-        for i, row in enumerate(rows):
-            if row["id"] in place:
-                out[i] = fold_scores[place[row["id"]]]
-        return out
+        mine = [place[row["id"]] for row in rows]
+        return self._scores(self._folds[mine], self._vectors[mine]), self._folds[mine, -1]
+
+    def scores_unseen(self, rows: list[dict]) -> np.ndarray:
+        """The scores of ``unseen`` alone."""
+        return self.unseen(rows)[0]
+
+    def reindexed(self, sections: tuple[Section, ...]) -> Learned:
+        """The same retriever over changed pages: only new texts are embedded, nothing is fitted again.
+
+        Raises ValueError unless the pages have the same codes in the same order. Lesson 02, section 2.8.
+        """
+        if [s.policy for s in sections] != [s.policy for s in self.sections]:
+            raise ValueError("expected the same section codes in the same order; else build a new Learned")
+        other = copy(self)
+        other.dense, other.sections, other._folds = Dense(sections), tuple(sections), None
+        return other
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
@@ -144,7 +180,7 @@ def top_k(scores: np.ndarray, sections: tuple[Section, ...], k: int) -> list[lis
 
 
 def gold_ranks(scores: np.ndarray, rows: list[dict], sections: tuple[Section, ...]) -> np.ndarray:
-    """The rank of the right section for each ticket (1 the best). Rows outside the handbook have none: KeyError."""
+    """The rank of the right section for each ticket (1 the best); KeyError for a row outside the handbook."""
     place = {section.policy: i for i, section in enumerate(sections)}
     gold = np.array([place[row["reply"]["policy"]] for row in rows])
     return ranks(scores)[np.arange(len(rows)), gold]
@@ -162,7 +198,9 @@ def mrr(gold: np.ndarray) -> float:
 
 @lru_cache(maxsize=2)
 def default_retriever(version: int = 1) -> Learned:
-    """The retriever that lessons 04 and 05 use: ``Learned`` over the handbook and the training tickets."""
+    """The retriever of lessons 02, 04 and 05: ``Learned`` over the handbook and the training tickets."""
     from helpers.data import tickets
 
-    return Learned(handbook(version), tickets("train"))
+    if version != 1:
+        return default_retriever().reindexed(handbook(version))
+    return Learned(handbook(), tickets("train"))

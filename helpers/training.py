@@ -13,9 +13,11 @@ import shutil
 from pathlib import Path
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
 from helpers import runtime
+from helpers.data import data_sha256
 
 
 def hardware_arguments(profile: runtime.Profile) -> dict:
@@ -64,9 +66,189 @@ class LeanSFTTrainer(SFTTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         return loss
 
+    def create_optimizer(self, *args, **kwargs):
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        if self.optimizer is None and self.args.device.type == "cpu" and trained[0].element_size() == 2:
+            self.optimizer = master_adamw(trained, lr=self.args.learning_rate, weight_decay=self.args.weight_decay)
+        return super().create_optimizer(*args, **kwargs)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         import torch
 
         with torch.no_grad():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
+
+
+def master_adamw(parameters, **options):
+    """AdamW that keeps a float32 copy of each 16-bit weight, steps on the copy, and rounds once into the weight.
+
+    A bf16 number has 8 significant bits: late in a run a step is smaller than half the distance to the next number, and
+    would be rounded away. The copies keep it (mixed-precision training, Micikevicius et al. 2018, section 3.1).
+    """
+    import torch
+
+    class MasterAdamW(torch.optim.AdamW):
+        def __init__(self, live, **kwargs):
+            self.live = list(live)
+            super().__init__([p.detach().clone().float() for p in self.live], **kwargs)
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            masters = [p for group in self.param_groups for p in group["params"]]
+            for weight, master in zip(self.live, masters):
+                master.grad = None if weight.grad is None else weight.grad.float()
+            super().step(closure)
+            for weight, master in zip(self.live, masters):
+                weight.copy_(master)
+
+        def zero_grad(self, set_to_none: bool = True):
+            for weight in self.live:
+                weight.grad = None
+
+    return MasterAdamW(parameters, **options)
+
+
+def compiler_available() -> bool:
+    """True if torch.compile can build CPU kernels here (it needs a C++ compiler); ``WORKSHOP_COMPILE=0`` says no."""
+    if os.environ.get("WORKSHOP_COMPILE", "1") == "0":
+        return False
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def make_lean(trainer, profile: runtime.Profile) -> list[str]:
+    """Fit a built trainer to this hardware, and return what was done, in sentences.
+
+    On a CPU with bf16 arithmetic the adapters get bf16 too, and each decoder layer is compiled once (half a minute) where a
+    C++ compiler is at hand and the run is long enough to earn it back. Call it after the trainer is built.
+    """
+    import torch
+
+    done = []
+    if profile.device == "cpu":
+        dtype = getattr(torch, profile.dtype)
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+        done.append(f"adapters in {profile.dtype}, like the weights; the optimiser keeps float32 copies")
+        batch = trainer.args.per_device_train_batch_size
+        steps = len(trainer.train_dataset) * trainer.args.num_train_epochs / batch
+        if compiler_available() and steps >= 60:
+            for layer in trainer.model.get_base_model().model.layers:
+                layer.compile(dynamic=True)
+            done.append("decoder layers compiled (the first step takes half a minute)")
+    elif profile.quantized:
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        done.append("adapters in float32: the fp16 gradient scaler needs it")
+    return done
+
+
+class LivePanel(TrainerCallback):
+    """A line and a loss figure that follow the run; with no front end nothing is lost, the figure is drawn again after it."""
+
+    def __init__(self, every: int = 10):
+        import ipywidgets
+
+        self.text, self.figure, self.every = ipywidgets.HTML(), ipywidgets.Image(format="png"), every
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        import time
+
+        from IPython.display import display
+
+        self.started, self.first = time.perf_counter(), state.global_step
+        display(self.text, self.figure)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        import time
+
+        done = state.global_step - self.first
+        left = (time.perf_counter() - self.started) / done * (state.max_steps - state.global_step)
+        self.text.value = f"step {state.global_step} of {state.max_steps}, about {left:.0f} s left"
+
+    def on_log(self, args, state, control, **kwargs):
+        import contextlib
+        import io
+
+        import matplotlib.pyplot as plt
+
+        from helpers.plots import loss_curves
+
+        if len(state.log_history) < 2:
+            return
+        figure, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
+        buffer = io.BytesIO()
+        with contextlib.redirect_stdout(io.StringIO()):
+            loss_curves(state.log_history, ax)
+        figure.savefig(buffer, format="png")
+        plt.close(figure)
+        self.figure.value = buffer.getvalue()
+
+
+def run_key(lora, arguments, profile: runtime.Profile, rows: list[dict]) -> str:
+    """A name for a training run: 12 hex digits over configuration, model, data and rows. The same run has the same name."""
+    asked = arguments.to_dict()
+    keep = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
+    config = {name: asked[name] for name in (*keep, "lr_scheduler_type", "warmup_steps", "max_length")}
+    adapter = {k: sorted(v) if isinstance(v, set) else v for k, v in lora.to_dict().items() if k != "base_model_name_or_path"}
+    everything = json.dumps([config, adapter, profile.model, profile.dtype, data_sha256(), rows], sort_keys=True, default=str)
+    return hashlib.sha256(everything.encode()).hexdigest()[:12]
+
+
+def adapter_dir(name: str, key: str) -> Path:
+    """Where a run's adapter is kept: ``runs/adapters/<name>-<key>``."""
+    return runtime.runs_dir() / "adapters" / f"{name}-{key}"
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The last whole checkpoint of an interrupted run, or None; one cut off while it was written is removed."""
+    while (path := get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None) is not None:
+        if all((Path(path) / name).exists() for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float, **facts) -> Path:
+    """Save the trained adapter and ``training.json`` (seconds, parameters, versions, the loss history) in one move.
+
+    Written to a temporary name and renamed: a folder that exists is whole. The run's checkpoints are removed.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    trainer.model.save_pretrained(part)
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    record = {
+        "model": profile.model,
+        "data_sha256": data_sha256(),
+        "seconds": seconds,
+        "trainable_parameters": trainable,
+        "versions": runtime.versions(),
+        "machine": str(runtime.detect()),
+        "history": trainer.state.log_history,
+    }
+    (part / "training.json").write_text(json.dumps(record | facts, indent=1), encoding="utf-8")
+    (part / "README.md").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+    return folder
+
+
+def find_adapter(name: str, profile: runtime.Profile, trained: bool = True) -> tuple[Path | None, str]:
+    """The newest adapter of a name trained here for this profile's model, else the ready-made one, and which it is.
+
+    Returns (None, "none") where neither exists (ready-made ones are for the embedded model only); ``trained=False`` looks
+    at the ready-made one alone.
+    """
+    found = sorted((runtime.runs_dir() / "adapters").glob(f"{name}-" + "[0-9a-f]" * 12), key=os.path.getmtime)
+    for folder in reversed(found if trained else []):
+        record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        if record.get("model") == profile.model and record.get("data_sha256") == data_sha256():
+            return folder, "trained here"
+    ready = runtime.project_root() / "data" / "adapters" / name
+    if profile.model == runtime.EMBEDDED and (ready / "adapter_config.json").exists():
+        return ready, "ready-made"
+    return None, "none"

@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from helpers import data, evaluation, generation, models, runtime
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return models.load_tokenizer(runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tokenizer):
+    """A two-layer Llama with random weights: fast, and unforgiving about masks and positions."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def ask(*texts: str) -> list[list[dict]]:
+    system = "You answer for a shop that sells bikes of many kinds, and you do it in a single sentence."
+    return [data.messages(text, system) for text in texts]
+
+
+QUESTIONS = ask("How long?", "My bike was delivered on Monday and it rattles, what now?", "Where is it", "Price of a tube?")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokenizer, batch_size):
+    plain = []
+    for messages in QUESTIONS:
+        ids = torch.tensor([generation.encode(tokenizer, messages)])
+        out = tiny.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        plain.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    assert generation.shared_prefix([generation.encode(tokenizer, m) for m in QUESTIONS]) >= 16
+    ours = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=12, batch_size=batch_size)
+    assert [reply.text for reply in ours] == plain
+
+
+def test_replies_come_in_the_order_of_the_questions(tiny, tokenizer):
+    replies = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=2)
+    assert [r.prompt_tokens for r in replies] == [len(generation.encode(tokenizer, m)) for m in QUESTIONS]
+
+
+def test_no_question_gives_no_reply(tiny, tokenizer):
+    assert generation.generate(tiny, tokenizer, []) == []
+
+
+def test_identical_questions_share_all_but_one_token(tiny, tokenizer):
+    replies = generation.generate(tiny, tokenizer, [QUESTIONS[0]] * 3, max_new_tokens=6)
+    assert len({reply.text for reply in replies}) == 1
+
+
+def test_a_prompt_beyond_the_window_is_refused_with_its_numbers(tiny, tokenizer):
+    with pytest.raises(ValueError, match="window of 512"):
+        generation.generate(tiny, tokenizer, ask("word " * 600), max_new_tokens=8)
+
+
+def test_sampling_with_a_seed_repeats(tiny, tokenizer):
+    texts = []
+    for _ in range(2):
+        runtime.set_seed(3)
+        replies = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=8, temperature=1.0)
+        texts.append([reply.text for reply in replies])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shared"),
+    [([[1, 2, 3], [1, 2, 4]], 2), ([[1, 2], [1, 2]], 1), ([[1], [2]], 0), ([[5, 6, 7], [5]], 0)],
+)
+def test_shared_prefix_leaves_a_token_to_each(prompts, shared):
+    assert generation.shared_prefix(prompts) == shared
+
+
+def test_a_grammar_gives_form_even_to_a_model_that_knows_nothing(tiny, tokenizer):
+    grammar = generation.house_grammar(tokenizer, data.reply_schema())
+    replies = generation.generate(tiny, tokenizer, QUESTIONS[:2], max_new_tokens=160, processors=grammar)
+    for reply in replies:
+        starts = reply.text.startswith('{"policy": "')
+        assert starts and (evaluation.parse_reply(reply.text) is not None or reply.new_tokens == 160)

@@ -1,0 +1,93 @@
+import json
+import re
+import tomllib
+
+import pytest
+
+from helpers import lessons, runtime
+
+ROOT = runtime.project_root()
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_every_requirement_is_pinned_exactly():
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in lines)
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_conda_takes_its_pins_from_requirements_txt():
+    text = (ROOT / "environment.yml").read_text()
+    assert "- -r requirements.txt" in text
+    assert "==" not in text.replace("python=3.11", "")
+
+
+def test_what_is_installed_is_what_is_pinned():
+    from importlib.metadata import version
+
+    assert {name: version(name).split("+")[0] for name in pins()} == pins()
+
+
+def test_the_python_of_conda_is_one_that_the_project_supports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert "python=3.11" in (ROOT / "environment.yml").read_text()
+
+
+def test_make_help_lists_every_public_target():
+    text = (ROOT / "Makefile").read_text()
+    for target in ("setup", "lab", "run", "test", "check", "help"):
+        assert re.search(rf"^{target}:.*## \w", text, re.M), target
+
+
+def notebook(*cells) -> dict:
+    return {"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def code(source="1", count=1, outputs=()) -> dict:
+    return {"cell_type": "code", "metadata": {}, "source": source, "execution_count": count, "outputs": list(outputs)}
+
+
+TITLE = {"cell_type": "markdown", "metadata": {}, "source": "# 00 · A lesson"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ([TITLE, code(count=2)], "execution counts"),
+        ([code()], "0 headings"),
+        ([TITLE, code("x\n" * 26)], "26 lines"),
+        ([TITLE, code("x" * 120)], "longer than"),
+        ([TITLE, code(outputs=[{"output_type": "error", "ename": "E"}])], "an error"),
+        ([TITLE, code(outputs=[{"output_type": "stream", "name": "stderr", "text": "w"}])], "stderr"),
+        ([TITLE, code(outputs=[{"output_type": "stream", "name": "stdout", "text": "in /home/me"}])], "absolute path"),
+    ],
+)
+def test_hygiene_finds(cells, says, tmp_path):
+    path = tmp_path / "00_a.ipynb"
+    path.write_text(json.dumps(notebook(*cells)))
+    assert any(says in fault for fault in lessons.faults_of(path))
+
+
+def test_a_clean_notebook_has_no_fault(tmp_path):
+    path = tmp_path / "00_a.ipynb"
+    path.write_text(json.dumps(notebook(TITLE, code())))
+    assert lessons.faults_of(path) == []
+
+
+def test_tidy_drops_progress_bars_and_keeps_results():
+    bar = {"output_type": "display_data", "data": {lessons._WIDGET: {}, "text/plain": "bar"}}
+    warning = {"output_type": "stream", "name": "stderr", "text": "w"}
+    result = {"output_type": "stream", "name": "stdout", "text": "42\n"}
+    tidied = lessons.tidy(notebook(TITLE, code(outputs=[bar, warning, result])))
+    assert tidied["cells"][1]["outputs"] == [result]
+
+
+def test_a_link_to_nowhere_is_found(tmp_path):
+    path = tmp_path / "a.md"
+    path.write_text("[here](a.md) and [there](missing.md) and [web](https://example.org)")
+    assert lessons.broken_links(path) == ["a.md: link to missing.md leads nowhere"]

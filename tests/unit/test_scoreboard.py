@@ -1,0 +1,81 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from helpers import evaluation, runtime, scoreboard
+
+PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
+RIGHT, WRONG = evaluation.Score(True, True, True, True, True), evaluation.Score()
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_row_has_every_field_of_the_design():
+    row = scoreboard.make_row("sft", [RIGHT, WRONG], PROFILE, latency_p50_s=0.5)
+    wanted = {"method", "model", "profile", "adapter", "n", "data_sha256", "seed", "versions", "machine", "created"}
+    assert wanted | set(evaluation.SCORES) | set(scoreboard.PRICES) <= set(row)
+    assert row["resolved"]["value"] == 0.5 and 0 <= row["resolved"]["low"] < 0.5 < row["resolved"]["high"] <= 1
+
+
+def test_an_unknown_price_is_refused():
+    with pytest.raises(ValueError, match="latency_p50_s"):
+        scoreboard.make_row("sft", [RIGHT], PROFILE, latency=1.0)
+
+
+def test_the_latest_row_of_a_method_model_and_seed_counts():
+    scoreboard.record(scoreboard.make_row("sft", [WRONG], PROFILE))
+    scoreboard.record(scoreboard.make_row("sft", [RIGHT], PROFILE))
+    scoreboard.record(scoreboard.make_row("sft", [WRONG], PROFILE, seed=1))
+    assert [row["resolved"]["value"] for row in scoreboard.read()] == [1.0, 0.0]
+
+
+def test_rows_come_in_the_order_of_the_road():
+    for method in ("sft-rag", "keyword-rule", "zero-shot"):
+        scoreboard.record(scoreboard.make_row(method, [RIGHT], PROFILE))
+    assert [row["method"] for row in scoreboard.read()] == ["keyword-rule", "zero-shot", "sft-rag"]
+
+
+def test_a_line_cut_off_while_writing_costs_no_other_row(capsys):
+    scoreboard.record(scoreboard.make_row("sft", [RIGHT], PROFILE))
+    with open(scoreboard.scoreboard_path(), "a") as file:
+        file.write('{"method": "sft-r')
+    scoreboard.record(scoreboard.make_row("sft-rag", [RIGHT], PROFILE))
+    assert [row["method"] for row in scoreboard.read()] == ["sft", "sft-rag"]
+    assert "1 unreadable" in capsys.readouterr().out
+
+
+def test_rows_of_other_data_are_left_out_and_said_so(capsys):
+    row = scoreboard.make_row("sft", [RIGHT], PROFILE)
+    scoreboard.record(row | {"data_sha256": "0" * 64})
+    assert scoreboard.read() == []
+    assert "other data" in capsys.readouterr().out
+
+
+def test_two_writers_at_once_lose_no_row(runs):
+    code = (
+        "from pathlib import Path; from helpers.scoreboard import append_line\n"
+        "for i in range(100): append_line(Path({!r}), '{{}}' * 500)"
+    ).format(str(runs / "s.jsonl"))
+    writers = [subprocess.Popen([sys.executable, "-c", code], cwd=runtime.project_root()) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    lines = (runs / "s.jsonl").read_text().splitlines()
+    assert len(lines) == 200 and set(lines) == {"{}" * 500}
+
+
+def test_the_table_of_an_empty_board_is_empty():
+    assert len(scoreboard.table()) == 0
+
+
+def test_runs_can_be_deleted_at_any_time(runs):
+    scoreboard.record(scoreboard.make_row("sft", [RIGHT], PROFILE))
+    scoreboard.scoreboard_path().unlink()
+    assert scoreboard.read() == []
+    scoreboard.record(scoreboard.make_row("sft", [RIGHT], PROFILE))
+    assert len(scoreboard.read()) == 1
+    assert json.loads(scoreboard.scoreboard_path().read_text())["method"] == "sft"

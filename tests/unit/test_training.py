@@ -1,0 +1,143 @@
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+from helpers import data, models, runtime, training
+
+PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return models.load_tokenizer(PROFILE)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [
+        {
+            "prompt": data.messages(row["ticket"], data.SHORT_PROMPT),
+            "completion": [{"role": "assistant", "content": data.dumps(row["reply"])}],
+        }
+        for row in data.tickets("validation")[:8]
+    ]
+
+
+def build(trainer_class, tokenizer, rows, folder, lora=LORA, **options):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+    )
+    arguments = {"save_strategy": "no", "max_steps": 2, "disable_tqdm": True, "per_device_train_batch_size": 4}
+    return trainer_class(
+        model=LlamaForCausalLM(config),
+        args=SFTConfig(output_dir=str(folder), **{**training.hardware_arguments(PROFILE), **arguments, **options}),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+
+
+def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(tokenizer, rows, tmp_path):
+    found = []
+    for trainer_class in (SFTTrainer, training.LeanSFTTrainer):
+        trainer = build(trainer_class, tokenizer, rows, tmp_path)
+        batch = next(iter(trainer.get_train_dataloader()))
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        found.append((loss.item(), [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]))
+    (plain, plain_grads), (lean, lean_grads) = found
+    assert lean == pytest.approx(plain, rel=1e-5)
+    assert len(plain_grads) == len(lean_grads) > 0
+    for a, b in zip(plain_grads, lean_grads):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(tokenizer, rows, tmp_path):
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    mean = trainer.compute_loss(trainer.model, dict(batch))
+    count = (batch["labels"][:, 1:] != -100).sum()
+    half = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=2 * count)
+    assert half.item() == pytest.approx(mean.item() / 2, rel=1e-5)
+
+
+def test_an_evaluation_reports_the_same_loss_as_the_plain_trainer(tokenizer, rows, tmp_path):
+    plain, lean = (build(c, tokenizer, rows, tmp_path) for c in (SFTTrainer, training.LeanSFTTrainer))
+    batch = next(iter(plain.get_train_dataloader()))
+    losses = [trainer.prediction_step(trainer.model, dict(batch), True)[0].item() for trainer in (plain, lean)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_steps_smaller_than_a_bf16_spacing_are_not_lost():
+    weight = torch.nn.Parameter(torch.full((4,), 1.0, dtype=torch.bfloat16))
+    optimizer = training.master_adamw([weight], lr=1e-4, weight_decay=0.0)
+    for _ in range(200):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert weight[0].item() == pytest.approx(0.98, abs=0.005)
+    plain = torch.nn.Parameter(torch.full((4,), 1.0, dtype=torch.bfloat16))
+    lossy = torch.optim.AdamW([plain], lr=1e-4, weight_decay=0.0)
+    for _ in range(200):
+        plain.grad = torch.ones_like(plain)
+        lossy.step()
+    assert plain[0].item() == 1.0
+
+
+def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(tokenizer, rows, tmp_path):
+    first = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path, save_strategy="steps", save_steps=1, max_steps=3)
+    first.train()
+    newest = training.last_checkpoint(tmp_path)
+    assert newest.endswith("checkpoint-3")
+    (tmp_path / "checkpoint-3" / "optimizer.pt").unlink()
+    whole = training.last_checkpoint(tmp_path)
+    assert whole.endswith("checkpoint-2") and not (tmp_path / "checkpoint-3").exists()
+    second = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path, save_strategy="no", max_steps=3)
+    second.train(resume_from_checkpoint=whole)
+    assert second.state.global_step == 3
+    for a, b in zip(first.model.parameters(), second.model.parameters()):
+        torch.testing.assert_close(a, b)
+
+
+def test_no_checkpoint_means_a_fresh_start(tmp_path):
+    assert training.last_checkpoint(tmp_path / "none") is None
+    assert training.last_checkpoint(tmp_path) is None
+
+
+def test_a_saved_adapter_is_whole_and_found_again(tokenizer, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path / "checkpoints")
+    folder = training.adapter_dir("sft", "0123456789ab")
+    folder.parent.mkdir(parents=True)
+    training.save_adapter(trainer, folder, PROFILE, seconds=1.0)
+    assert training.find_adapter("sft", PROFILE) == (folder, "trained here")
+    assert list(folder.parent.glob("*.part")) == []
+
+
+def test_an_adapter_of_other_data_is_not_taken(tokenizer, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path / "checkpoints")
+    folder = training.adapter_dir("sft", "0123456789ab")
+    folder.parent.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "data_sha256", lambda: "other")
+        training.save_adapter(trainer, folder, PROFILE, seconds=1.0)
+    assert training.find_adapter("sft", PROFILE)[1] != "trained here"
+
+
+def test_a_run_has_the_same_key_again_and_another_with_another_rate(rows, tmp_path):
+    arguments = [SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, learning_rate=r) for r in (1e-3, 1e-3, 2e-3)]
+    keys = [training.run_key(LORA, a, PROFILE, rows) for a in arguments]
+    assert keys[0] == keys[1] != keys[2]
+    assert training.run_key(LORA, arguments[0], PROFILE, rows[:4]) != keys[0]
