@@ -97,7 +97,7 @@ def data_dir() -> Path:
 
 
 def _read_rows(path: Path) -> list[tuple[int, object, str | None]]:
-    """(line number, JSON value, fault) of each non-empty line; raises DataError for a missing or empty file."""
+    """(line number, JSON value, fault) of each non-empty line; DataError for a missing or empty file."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def _read_rows(path: Path) -> list[tuple[int, object, str | None]]:
 
 @lru_cache
 def facts() -> tuple[Fact, ...]:
-    """Every fact of ``data/facts.jsonl``, in the handbook's order; raises DataError with the lines at fault."""
+    """Every fact of ``data/facts.jsonl``, in the handbook's order; DataError tells the lines at fault."""
     found, faults = [], []
     for number, row, fault in _read_rows(data_dir() / "facts.jsonl"):
         try:
@@ -152,7 +152,9 @@ def handbook(version: int = 1) -> tuple[Section, ...]:
             policy, _, title = head.partition(" · ")
             sections.append(Section(policy.strip(), title.strip(), " ".join(text.split()), intent))
     if not sections:
-        raise DataError([f"{data_dir().name}/handbook: no section found; expected '## RET-1 · title' in *.md"])
+        raise DataError(
+            [f"{data_dir().name}/handbook: no section found; expected '## RET-1 · title' in *.md"]
+        )
     return tuple(sections) if version == 1 else tuple(_updated(s) for s in sections)
 
 
@@ -226,7 +228,7 @@ def word_count(reply: str) -> int:
 
 
 def _beyond_schema(row, first_use: dict[str, int]) -> list[str]:
-    """Faults that the JSON schema cannot tell, also in a row with other faults: asks, length, and a second use of an id."""
+    """Faults that the JSON schema cannot tell, in any row: asks, length, a second use of an id."""
     row = row if isinstance(row, dict) else {}
     reply = row["reply"] if isinstance(row.get("reply"), dict) else {}
     policy, asks, text = reply.get("policy"), row.get("asks"), reply.get("reply")
@@ -275,7 +277,9 @@ def data_sha256() -> str:
     """One hash over everything a score depends on: handbook, facts and tickets."""
     digest = hashlib.sha256()
     folder = data_dir()
-    for path in sorted([*folder.glob("handbook/*.md"), folder / "facts.jsonl", *folder.glob("tickets/*.jsonl")]):
+    for path in sorted(
+        [*folder.glob("handbook/*.md"), folder / "facts.jsonl", *folder.glob("tickets/*.jsonl")]
+    ):
         digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
 
@@ -313,11 +317,12 @@ def messages(
     return [*turns, {"role": "user", "content": user_turn(ticket, sections)}]
 
 
+_GREETING = "hi|hello|hey|dear|good (?:morning|afternoon|evening|day)"
 _ADDRESSED = "there|all|everyone|folks|bramble|bikes|team|desk|support|shop|people|sir|madam|or|and"
 _MASKS = (
     (re.compile("|".join(p.replace(" ", r"\s*") for p in PRODUCTS[:-1]), re.I), "<product>"),
     (re.compile(r"\b(?:bb-?)?\d{4,6}\b", re.I), "<order>"),
-    (re.compile(rf"^(?:hi|hello|hey|dear|good (?:morning|afternoon|evening|day))(?: (?:{_ADDRESSED}))*[,.!:]\s*", re.I), ""),
+    (re.compile(rf"^(?:{_GREETING})(?: (?:{_ADDRESSED}))*[,.!:]\s*", re.I), ""),
 )
 
 

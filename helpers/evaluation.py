@@ -10,7 +10,18 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from helpers.data import INTENTS, KEYS, MAX_WORDS, PRIORITIES, PRODUCTS, SIGN_OFF, facts, handbook, policies, word_count
+from helpers.data import (
+    INTENTS,
+    KEYS,
+    MAX_WORDS,
+    PRIORITIES,
+    PRODUCTS,
+    SIGN_OFF,
+    facts,
+    handbook,
+    policies,
+    word_count,
+)
 
 SCORES = ("format", "triage", "product", "policy", "facts", "resolved")
 
@@ -46,7 +57,9 @@ _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _NOT = r"(?:\bnot|n't|\bnever|\bno longer)\s+"
 _NEGATED = re.compile(rf"{_NOT}(?:\w+\s+)?$", re.I)
 _NEGATED_NUMBER = re.compile(rf"{_NOT}(?:the\s+|an?\s+)?$", re.I)  # but "no longer than 45 days" states it
-_PLAIN = str.maketrans({"\u2019": "'", "\u2018": "'", "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-"})
+_PLAIN = str.maketrans(
+    {"\u2019": "'", "\u2018": "'", "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-"}
+)
 
 
 @dataclass(frozen=True)
@@ -112,10 +125,10 @@ def phones(text: str) -> set[str]:
 
 
 def quantities(text: str, negated: bool = True) -> set[tuple[str, str]]:
-    """Every number with its unit: ``"14 to 45 days, or €60"`` gives ``{("14", "day"), ("45", "day"), ("60", "EUR")}``.
+    """Every number with its unit: ``"14 to 45 days"`` gives ``{("14", "day"), ("45", "day")}``.
 
-    A number without a unit that we know has the unit ``""``; a time of day has ``"clock"``. Phone numbers are left out,
-    and with ``negated=False`` so is what follows a "not".
+    A number without a unit that we know has the unit ``""``; a time of day has ``"clock"``. Phone numbers are
+    left out, and with ``negated=False`` so is what follows a "not".
     """
     text = _PHONE.sub(" ", _plain(text))
     found = set()
@@ -130,7 +143,7 @@ def quantities(text: str, negated: bool = True) -> set[tuple[str, str]]:
         for number in re.split(_JOIN, match["range"].lower()):
             if number in _WORDS:
                 number = str(_WORDS.index(number)) if unit else None
-            if number and unit != "°C":  # only a temperature has a sign: "749 EUR, minus 40 EUR" takes 40 EUR off
+            if number and unit != "°C":  # "749 EUR, minus 40 EUR" takes 40 EUR off
                 number = number.lstrip("-")
             if number:
                 found.add((number.replace(",", ""), unit))
@@ -154,7 +167,7 @@ def _holds(body: str, value: str, accept: tuple[str, ...]) -> bool:
 
 @lru_cache
 def _known(version: int) -> tuple[dict, dict]:
-    """(policy, key) -> fact, and policy -> the quantities and phones in its section, for a handbook version."""
+    """(policy, key) -> fact, and policy -> quantities and phones in its section, by version."""
     return (
         {(fact.policy, fact.key): fact for fact in facts()},
         {section.policy: (quantities(section.text), phones(section.text)) for section in handbook(version)},
@@ -164,9 +177,9 @@ def _known(version: int) -> tuple[dict, dict]:
 def facts_right(reply: str, policy: str, asks: list[str], version: int = 1) -> bool:
     """True if the reply holds every value asked for, and no other value of that kind.
 
-    A quantity (45 days) must be there, and every quantity with the same unit must stand in the right section, and so must
-    every phone number. Outside the handbook (policy "none") the reply must name a colleague and hold no quantity and no
-    phone number: nothing made up.
+    A quantity (45 days) must be there, and every quantity with the same unit must stand in the right section, and
+    so must every phone number. Outside the handbook (policy "none") the reply must name a colleague and hold no
+    quantity and no phone number: nothing made up.
     """
     body = _body(reply)
     said, stated = quantities(body), quantities(body, negated=False)
@@ -243,7 +256,12 @@ def mcnemar(a: list[bool], b: list[bool]) -> dict:
     only_a = sum(x and not y for x, y in zip(a, b))
     only_b = sum(y and not x for x, y in zip(a, b))
     p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return {"only_a": only_a, "only_b": only_b, "difference": (only_a - only_b) / max(1, len(a)), "p": float(p)}
+    return {
+        "only_a": only_a,
+        "only_b": only_b,
+        "difference": (only_a - only_b) / max(1, len(a)),
+        "p": float(p),
+    }
 
 
 def agreement(texts: list[str]) -> float:

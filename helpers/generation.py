@@ -13,7 +13,7 @@ from helpers.data import MAX_WORDS, SIGN_OFF
 
 @dataclass
 class Reply:
-    """One generated reply and its price: tokens read, tokens written, seconds (its share of the batch's time)."""
+    """One generated reply and its price: tokens read and written, seconds (its share of the batch's time)."""
 
     text: str
     prompt_tokens: int
@@ -39,10 +39,11 @@ def context_window(model) -> int:
 
 
 def _shared_cache(prefix):
-    """A cache for a batch whose rows all begin with ``prefix`` (a cache of one row), and the attention that reads both.
+    """A cache for rows that all begin with ``prefix`` (a cache of one row), and the attention reading both.
 
-    ``DynamicCache`` copies the prefix to every row, and again at every step. Here it is kept once: at each new token, the
-    queries of all rows meet it in one matrix product, and only the tokens after it are stored for each row.
+    ``DynamicCache`` copies the prefix to every row, and again at every step. Here it is kept once: at each
+    new token the queries of all rows meet it in one matrix product, and only what follows it is stored row
+    by row. Introduced in lesson 01, section 1.3.
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
@@ -60,10 +61,11 @@ def _shared_cache(prefix):
         layer = prefix.layers[module.layer_idx]
         (rows, heads, new, dim), groups = query.shape, key.shape[1]
         if new > 1:
-            key, value = (
-                torch.cat([a.expand(rows, -1, -1, -1), b], -2) for a, b in ((layer.keys, key), (layer.values, value))
+            key = torch.cat([layer.keys.expand(rows, -1, -1, -1), key], -2)
+            value = torch.cat([layer.values.expand(rows, -1, -1, -1), value], -2)
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scaling
             )
-            return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         asked = query.reshape(rows, groups, -1, dim)
         folded = asked.transpose(0, 1).reshape(groups, -1, dim)
         shared = (folded @ layer.keys[0].mT).view(groups, rows, -1, length).transpose(0, 1)
@@ -93,9 +95,10 @@ def generate(
 ) -> list[Reply]:
     """Reply to every conversation, in order; greedy unless ``temperature`` > 0.
 
-    ``processors(prompt_width, rows)`` may return a ``LogitsProcessorList`` for a batch (lesson 01 uses it for a grammar).
-    ``progress`` labels a progress bar. The output is the same as one by one with ``model.generate``, apart from
-    rounding in 16 bit. Raises ValueError if a prompt and its reply do not fit the context window.
+    ``processors(prompt_width, rows)`` may return a ``LogitsProcessorList`` for a batch (lesson 01 uses it
+    for a grammar). ``progress`` labels a progress bar. The output is the same as one by one with
+    ``model.generate``, apart from rounding in 16 bit. Raises ValueError if a prompt and its reply do not fit
+    the context window.
     """
     import torch
     from tqdm.auto import tqdm
@@ -107,21 +110,26 @@ def generate(
     longest, window = max(map(len, prompts)), context_window(model)
     if longest + max_new_tokens > window:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's window of {window}: "
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the window of {window}: "
             "use fewer examples or shorter sections"
         )
     replies: list[Reply | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     prefix = shared_prefix(prompts) if len(prompts) > 1 else 0
     prefix_cache, prefix_seconds, attention = None, 0.0, model.config._attn_implementation
-    options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
-    options |= {"temperature": temperature, "top_k": 0} if temperature > 0 else {"temperature": None, "top_p": None}
+    options = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    if temperature > 0:
+        options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
+    else:
+        options |= {"do_sample": False, "temperature": None, "top_p": None}
     bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
     with torch.inference_mode():
         if prefix >= 16:
             started = time.perf_counter()
             ids = torch.tensor([prompts[0][:prefix]], device=model.device)
-            prefix_cache = model(ids, past_key_values=DynamicCache(), logits_to_keep=1).past_key_values
+            prefix_cache = model(
+                ids, past_key_values=DynamicCache(), logits_to_keep=1
+            ).past_key_values
             prefix_seconds = (time.perf_counter() - started) / len(prompts)
         else:
             prefix = 0
@@ -132,8 +140,12 @@ def generate(
             width = max(map(len, suffixes))
             pad = [width - len(s) for s in suffixes]
             head = prompts[rows[0]][:prefix]
-            ids = torch.tensor([head + [tokenizer.pad_token_id] * p + s for p, s in zip(pad, suffixes)])
-            mask = torch.tensor([[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)])
+            ids = torch.tensor(
+                [head + [tokenizer.pad_token_id] * p + s for p, s in zip(pad, suffixes)]
+            )
+            mask = torch.tensor(
+                [[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)]
+            )
             extra = {}
             if prefix_cache is not None:
                 extra["past_key_values"] = _shared_cache(prefix_cache)
@@ -147,7 +159,12 @@ def generate(
                 model.set_attn_implementation(attention)
             seconds = (time.perf_counter() - started) / len(rows) + prefix_seconds
             for i, tokens in zip(rows, output[:, ids.shape[1] :].tolist()):
-                count = next((n + 1 for n, t in enumerate(tokens) if t == tokenizer.eos_token_id), len(tokens))
+                ended = (
+                    tokens.index(tokenizer.eos_token_id) + 1
+                    if tokenizer.eos_token_id in tokens
+                    else None
+                )
+                count = ended or len(tokens)
                 text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
                 replies[i] = Reply(text.strip(), len(prompts[i]), count, seconds)
             bar.update(len(rows))
@@ -155,7 +172,9 @@ def generate(
     return replies
 
 
-def latency(model, tokenizer, conversations: list[list[dict]], max_new_tokens: int = 96) -> list[float]:
+def latency(
+    model, tokenizer, conversations: list[list[dict]], max_new_tokens: int = 96
+) -> list[float]:
     """Seconds for each conversation, asked one at a time with nothing shared: as one user feels it."""
     return [
         generate(model, tokenizer, [messages], max_new_tokens=max_new_tokens)[0].seconds
@@ -163,12 +182,13 @@ def latency(model, tokenizer, conversations: list[list[dict]], max_new_tokens: i
     ]
 
 
-def house_grammar(tokenizer, schema: dict):
+def house_grammar(tokenizer, schema: dict, text_tokens: int = 48):
     """For ``generate(processors=...)``: only tokens that can still lead to JSON of this schema may be chosen.
 
-    The grammar engine is ``llguidance``; a mask over the vocabulary is computed for each row at each step, and forbidden
-    tokens get a logit of minus infinity. Keys come in the order of ``required``; the reply's text is held to 30 words and 160
-    characters before its sign-off, because a mask alone never makes a model stop. Introduced in lesson 01, section 1.9.
+    The grammar engine is ``llguidance``; a mask over the vocabulary is computed for each row at each step, and
+    forbidden tokens get a logit of minus infinity. Keys come in the order of ``required``, all but the last with
+    a label; the last is free text of at most 30 words and ``text_tokens`` tokens, then the sign-off: forbidding
+    tokens alone never makes a model stop. Introduced in lesson 01, section 1.7.
     """
     import json
 
@@ -178,24 +198,34 @@ def house_grammar(tokenizer, schema: dict):
     from transformers import LogitsProcessor, LogitsProcessorList
 
     engine = llguidance.hf.from_tokenizer(tokenizer)
-    properties = {key: schema["properties"][key] for key in schema["required"]}
-    words = f"^([^\\s\\\\\"]+ ){{1,{MAX_WORDS}}}{SIGN_OFF.strip()}$"
-    properties["reply"] = {"type": "string", "pattern": words, "maxLength": 160 + len(SIGN_OFF)}
-    options = {"x-guidance": {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}}
-    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema | {"properties": properties} | options))
+    *labels, last = schema["required"]
+    rule = ["{"]
+    for key in labels:
+        rule[-1] = json.dumps(f'{rule[-1]}"{key}": ')
+        rule += [f"%json {json.dumps(schema['properties'][key])}", ", "]
+    rule[-1:] = [json.dumps(f'{rule[-1]}"{last}": "'), "text", json.dumps(SIGN_OFF + '"}')]
+    word = r'[^\s\\"\x00-\x1f]+'
+    text = f"text[max_tokens={text_tokens}]: /{word}( {word}){{0,{MAX_WORDS - 1}}}/"
+    grammar = LLMatcher.grammar_from_lark(f"start: {' '.join(rule)}\n{text}")
 
     class Grammar(LogitsProcessor):
         def __init__(self, prompt_width: int, rows: int):
-            self.matchers = [LLMatcher(engine, grammar) for _ in range(rows)]
-            self.width, self.bitmask = prompt_width, llguidance.torch.allocate_token_bitmask(rows, engine.vocab_size)
+            self.width, self.matchers = (
+                prompt_width,
+                [LLMatcher(engine, grammar) for _ in range(rows)],
+            )
+            self.bitmask = llguidance.torch.allocate_token_bitmask(rows, engine.vocab_size)
 
         def __call__(self, input_ids, scores):
             for row, matcher in enumerate(self.matchers):
                 if input_ids.shape[1] > self.width and not matcher.is_stopped():
                     matcher.consume_token(int(input_ids[row, -1]))
                 llguidance.torch.fill_next_token_bitmask(matcher, self.bitmask, row)
-            vocabulary = min(engine.vocab_size, scores.shape[-1])
-            llguidance.torch.apply_token_bitmask_inplace(scores[:, :vocabulary], self.bitmask.to(scores.device))
+            known, bitmask = (
+                min(engine.vocab_size, scores.shape[-1]),
+                self.bitmask.to(scores.device),
+            )
+            llguidance.torch.apply_token_bitmask_inplace(scores[:, :known], bitmask)
             return scores
 
     return lambda prompt_width, rows: LogitsProcessorList([Grammar(prompt_width, len(rows))])

@@ -131,12 +131,11 @@ def ensure_base_model(model: str = runtime.EMBEDDED) -> str:
     """A local folder with the embedded model (fetched, verified, unpacked and converted once), or ``model``
     itself for any other hub id or folder."""
     if model != runtime.EMBEDDED:
-        if (os.sep in model or model.startswith(".")) and "/" in model:
-            path = Path(model).expanduser()
-            if path.is_absolute() or model.startswith("."):
-                if not (path / "config.json").exists():
-                    raise ModelError(f"WORKSHOP_MODEL is {model!r}: no config.json there; give a folder or a hub id")
-        return model
+        path = Path(model).expanduser()
+        is_folder = path.is_absolute() or model.startswith((".", "~"))
+        if is_folder and not (path / "config.json").exists():
+            raise ModelError(f"WORKSHOP_MODEL is {model!r}: no config.json there; give a model's folder or a hub id")
+        return str(path) if is_folder else model
     folder = models_dir() / runtime.EMBEDDED
     if _is_intact(folder):
         return str(folder)

@@ -89,9 +89,9 @@ class Hybrid:
 class Learned:
     """MiniLM, plus what answered tickets teach: log P(section | ticket) + ``weight`` x cosine similarity.
 
-    P is a logistic regression (scikit-learn, ``C`` inverse regularisation) on the embeddings of past tickets; it
-    trains in a few seconds. Tickets outside the handbook are one more class, "nothing". The cosine to the section's
-    own text keeps sections without any past ticket within reach.
+    P is a logistic regression (scikit-learn, ``C`` inverse regularisation) on the embeddings of past tickets;
+    it trains in a few seconds. Tickets outside the handbook are one more class, "nothing". The cosine to the
+    section's own text keeps sections without any past ticket within reach.
     ``C``, ``weight`` and ``threshold`` were chosen on validation (lesson 02, section 2.5).
     """
 
@@ -111,7 +111,8 @@ class Learned:
     def _fit(self, vectors, owner):
         from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(C=self.C, max_iter=300).fit(vectors, owner)
+        # in 64 bit: in 32 the solver stops where rounding leads it, and that differs from run to run
+        return LogisticRegression(C=self.C, max_iter=300).fit(vectors.astype(np.float64), owner)
 
     def _probabilities(self, model, vectors: np.ndarray) -> np.ndarray:
         """P(section | ticket), with "nothing" in the last column: shape (tickets, sections + 1)."""
@@ -134,8 +135,8 @@ class Learned:
     def unseen(self, rows: list[dict], folds: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Scores and P(nothing) for training rows as if each were new: from models trained without its fold.
 
-        Lesson 04 builds its training contexts with this, so that they hold the mistakes that the retriever makes on
-        tickets it has not seen. Raises KeyError for a row that is not among the past tickets.
+        Lesson 04 builds its training contexts with this, so that they hold the mistakes that the retriever
+        makes on tickets it has not seen. Raises KeyError for a row that is not among the past tickets.
         """
         if self._folds is None:
             from sklearn.model_selection import StratifiedKFold

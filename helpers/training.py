@@ -66,6 +66,14 @@ class LeanSFTTrainer(SFTTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         return loss
 
+    def _load_from_checkpoint(self, *args, **kwargs):
+        """Resume: peft loads adapters in float32 whatever they were, so give them back their precision."""
+        dtypes = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}
+        super()._load_from_checkpoint(*args, **kwargs)
+        for name, parameter in self.model.named_parameters():
+            if name in dtypes:
+                parameter.data = parameter.data.to(dtypes[name])
+
     def create_optimizer(self, *args, **kwargs):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         if self.optimizer is None and self.args.device.type == "cpu" and trained[0].element_size() == 2:

@@ -219,7 +219,8 @@ def test_gold_reply_that_the_parser_would_refuse_is_a_fault(write, make_row, tex
 
 
 def test_broken_line_of_the_facts_is_named(folder):
-    (folder / "facts.jsonl").write_text('{"policy": "RET-1", "key": "a", "value": "b"}\n{"policy": \n[1]\n{"x": 1}\n')
+    lines = ['{"policy": "RET-1", "key": "a", "value": "b"}', '{"policy": ', "[1]", '{"x": 1}']
+    (folder / "facts.jsonl").write_text("\n".join(lines))
     with pytest.raises(DataError) as caught:
         data.facts.__wrapped__()
     assert [re.match(r"facts\.jsonl line (\d)", fault)[1] for fault in caught.value.faults] == ["2", "3", "4"]
