@@ -29,7 +29,7 @@ run: setup ## execute all lessons in order, refresh their outputs, print the sco
 
 check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/codespell README.md CONTRIBUTING.md docs helpers tests notebooks data/README.md data/handbook
+	@$(BIN)/codespell README.md CONTRIBUTING.md helpers benchmarks tests data/README.md data/handbook data/probes/prose.txt
 	@$(PY) -m helpers.lessons check
 
 test: setup ## unit tests, every lesson with real training, score floors (under 45 minutes on 2 cores)

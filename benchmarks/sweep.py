@@ -15,12 +15,12 @@ from helpers import data, evaluation, methods, models, runtime, training
 
 KEYS = ("adapter", "rank", "learning_rate", "epochs", "batch", "rows", "seed")
 SETTINGS = [
+    {"adapter": "sft-rag", "rank": 16, "learning_rate": 5e-4, "epochs": 1.0},
     {"adapter": "sft-rag", "rank": 16, "learning_rate": 1e-3, "epochs": 1.0},
     {"adapter": "sft-rag", "rank": 16, "learning_rate": 2e-3, "epochs": 1.0},
+    {"adapter": "sft-rag", "rank": 16, "learning_rate": 4e-3, "epochs": 1.0},
     {"adapter": "sft-rag", "rank": 4, "learning_rate": 2e-3, "epochs": 1.0},
     {"adapter": "sft-rag", "rank": 16, "learning_rate": 2e-3, "epochs": 2.0},
-    {"adapter": "sft", "rank": 16, "learning_rate": 2e-3, "epochs": 1.0},
-    {"adapter": "sft", "rank": 16, "learning_rate": 2e-3, "epochs": 2.0},
 ]
 
 
@@ -67,7 +67,9 @@ def run(setting: dict, profile: runtime.Profile) -> dict:
         model = models.load_model(profile, folder).merge_and_unload()
     validation = data.tickets("validation")
     asked = methods.conversations(method, validation)
-    replies = methods.generate(model, tokenizer, asked, methods.MAX_NEW_TOKENS, progress="validation")
+    replies = methods.generate(
+        model, tokenizer, asked, methods.MAX_NEW_TOKENS, progress="validation"
+    )
     scores = evaluation.score_all([reply.text for reply in replies], validation)
     return {
         **{key: setting[key] for key in KEYS},
@@ -83,7 +85,9 @@ def run(setting: dict, profile: runtime.Profile) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--adapter", choices=("sft", "sft-rag"))
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -106,7 +110,9 @@ def main() -> None:
 
         append_line(path, json.dumps(line, ensure_ascii=False))
         rate = line["resolved"]
-        print(f"{ {key: line[key] for key in KEYS} }: resolved {rate['value']:.1%} in {line['train_seconds']} s")
+        print(
+            f"{ {key: line[key] for key in KEYS} }: resolved {rate['value']:.1%} in {line['train_seconds']} s"
+        )
 
 
 if __name__ == "__main__":

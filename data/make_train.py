@@ -16,8 +16,24 @@ from pathlib import Path
 from helpers.data import PRODUCTS, handbook, priority_of
 
 HERE = Path(__file__).resolve().parent / "tickets"
-GREETINGS = ("Hi, ", "Hello, ", "hey, ", "Hi there, ", "Good morning, ", "Dear Bramble team, ", "Hello again, ")
-CLOSINGS = (" Thanks!", " Thank you.", " thx", " Cheers", " Best regards", " Many thanks in advance.", " Please advise.")
+GREETINGS = (
+    "Hi, ",
+    "Hello, ",
+    "hey, ",
+    "Hi there, ",
+    "Good morning, ",
+    "Dear Bramble team, ",
+    "Hello again, ",
+)
+CLOSINGS = (
+    " Thanks!",
+    " Thank you.",
+    " thx",
+    " Cheers",
+    " Best regards",
+    " Many thanks in advance.",
+    " Please advise.",
+)
 CARGO_CHANGES_THE_ANSWER = {"REN-2", "REP-2", "SAF-5", "REN-3", "DEL-2"}
 NOT_FOR_CHILDREN = {"ORD-5", "REN-1", "WAR-7"}
 
@@ -63,7 +79,9 @@ def fill(phrasing: dict, number: int, intents: dict[str, str]) -> dict:
     if rng.random() < 0.22 and not ticket.lower().startswith(known):
         ticket = rng.choice(GREETINGS) + ticket
     if rng.random() < 0.18:
-        ticket = ticket.rstrip() + ("" if ticket.rstrip()[-1] in ".!?" else ".") + rng.choice(CLOSINGS)
+        ticket = (
+            ticket.rstrip() + ("" if ticket.rstrip()[-1] in ".!?" else ".") + rng.choice(CLOSINGS)
+        )
     words = len(ticket.split())
     facets = [
         name

@@ -25,7 +25,16 @@ PRODUCTS = (
     *("Thistle Trail", "Sorrel Kids", "Juniper Fold", "Alder GT", "none"),
 )
 FACETS = (
-    *("terse", "rambling", "angry", "polite", "misspelt", "non-native", "multi-sentence", "no-product"),
+    *(
+        "terse",
+        "rambling",
+        "angry",
+        "polite",
+        "misspelt",
+        "non-native",
+        "multi-sentence",
+        "no-product",
+    ),
     *("buried", "two-facts", "outside", "near-miss", "distractor", "slang", "formal"),
 )
 _PRIORITY_OF = {
@@ -101,7 +110,9 @@ def _read_rows(path: Path) -> list[tuple[int, object, str | None]]:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise DataError([f"{path.name}: no such file; expected it in {path.parent.name}/"]) from None
+        raise DataError(
+            [f"{path.name}: no such file; expected it in {path.parent.name}/"]
+        ) from None
     rows = []
     for number, line in enumerate(raw.split(b"\n"), 1):
         if not line.strip():
@@ -143,7 +154,9 @@ def handbook(version: int = 1) -> tuple[Section, ...]:
     'RET-1'
     """
     if version not in (1, 2):
-        raise DataError([f"handbook version {version!r} does not exist; 1 is the handbook, 2 its update"])
+        raise DataError(
+            [f"handbook version {version!r} does not exist; 1 is the handbook, 2 its update"]
+        )
     sections = []
     for path in sorted((data_dir() / "handbook").glob("*.md")):
         intent = path.stem.split("_", 1)[1]
@@ -235,8 +248,12 @@ def _beyond_schema(row, first_use: dict[str, int]) -> list[str]:
     found = []
     if policy in (*policies(), "none") and isinstance(asks, list):
         keys = [fact.key for fact in facts() if fact.policy == policy]
-        found += [f'"asks" has "{key}", which is no fact of {policy}' for key in asks if key not in keys]
-    if isinstance(text, str) and text.endswith(SIGN_OFF + "\n"):  # "$" in a pattern lets one line break pass
+        found += [
+            f'"asks" has "{key}", which is no fact of {policy}' for key in asks if key not in keys
+        ]
+    if isinstance(text, str) and text.endswith(
+        SIGN_OFF + "\n"
+    ):  # "$" in a pattern lets one line break pass
         found.append(f'field "reply.reply" must end with "{SIGN_OFF}", without a line break')
     if isinstance(text, str) and not 1 <= (count := word_count(text)) <= MAX_WORDS:
         found.append(f'field "reply.reply" has {count} words; 1 to {MAX_WORDS} before the sign-off')
@@ -344,7 +361,9 @@ def jaccard(a: frozenset, b: frozenset) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
-def near_copies(rows: list[dict], against: list[dict], limit: float = 0.5) -> list[tuple[str, str, float]]:
+def near_copies(
+    rows: list[dict], against: list[dict], limit: float = 0.5
+) -> list[tuple[str, str, float]]:
     """Pairs (id, id, similarity) of tickets in ``rows`` too like one in ``against``; lesson 03, section 3.3."""
     others = [(row["id"], shingles(row["ticket"])) for row in against]
     found = []

@@ -56,7 +56,9 @@ _PHONE = re.compile(r"(?<![\w.,:])(?:[+0]\d(?:\)?[\s/-]?\d){5,}|\d{3}[\s-]\d{3}[
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _NOT = r"(?:\bnot|n't|\bnever|\bno longer)\s+"
 _NEGATED = re.compile(rf"{_NOT}(?:\w+\s+)?$", re.I)
-_NEGATED_NUMBER = re.compile(rf"{_NOT}(?:the\s+|an?\s+)?$", re.I)  # but "no longer than 45 days" states it
+_NEGATED_NUMBER = re.compile(
+    rf"{_NOT}(?:the\s+|an?\s+)?$", re.I
+)  # but "no longer than 45 days" states it
 _PLAIN = str.maketrans(
     {"\u2019": "'", "\u2018": "'", "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-"}
 )
@@ -139,7 +141,9 @@ def quantities(text: str, negated: bool = True) -> set[tuple[str, str]]:
             found.add((match["clock"], "clock"))
             continue
         spelling = "EUR" if match["euro"] else match["unit"] or ""
-        unit = next((name for name, spelt in _UNITS.items() if re.fullmatch(spelt, spelling, re.I)), "")
+        unit = next(
+            (name for name, spelt in _UNITS.items() if re.fullmatch(spelt, spelling, re.I)), ""
+        )
         for number in re.split(_JOIN, match["range"].lower()):
             if number in _WORDS:
                 number = str(_WORDS.index(number)) if unit else None
@@ -170,7 +174,10 @@ def _known(version: int) -> tuple[dict, dict]:
     """(policy, key) -> fact, and policy -> quantities and phones in its section, by version."""
     return (
         {(fact.policy, fact.key): fact for fact in facts()},
-        {section.policy: (quantities(section.text), phones(section.text)) for section in handbook(version)},
+        {
+            section.policy: (quantities(section.text), phones(section.text))
+            for section in handbook(version)
+        },
     )
 
 
@@ -272,7 +279,10 @@ def agreement(texts: list[str]) -> float:
     said = []
     for text in texts:
         reply = parse_reply(text)
-        body = reply and (*(reply[key] for key in KEYS[:4]), frozenset(quantities(_body(reply["reply"]))))
+        body = reply and (
+            *(reply[key] for key in KEYS[:4]),
+            frozenset(quantities(_body(reply["reply"]))),
+        )
         said.append(body)
     pairs = [(a, b) for i, a in enumerate(said) for b in said[i + 1 :]]
     return sum(a is not None and a == b for a, b in pairs) / len(pairs) if pairs else 1.0

@@ -27,7 +27,11 @@ def notebooks() -> list[Path]:
 def tidy(notebook: dict) -> dict:
     """Leave what a reader wants: no stderr, no progress bars, no widget state, no timings of cells, no local paths."""
     notebook["metadata"].pop("widgets", None)
-    notebook["metadata"]["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook["metadata"]["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     notebook["metadata"]["language_info"] = {"name": "python"}
     for cell in notebook["cells"]:
         cell["metadata"].pop("execution", None)
@@ -53,10 +57,10 @@ def spoken(seconds: float) -> str:
 
 
 def state_time(notebook: dict, seconds: float) -> None:
-    """Put the measured time into the header's "to teach, ... to run"."""
+    """Put the measured time into the header's "... to run"."""
     head = notebook["cells"][0]
-    text = "".join(head["source"])
-    head["source"] = re.sub(r"(to teach, ).*?( to run)", rf"\g<1>{spoken(seconds)}\g<2>", text, count=1, flags=re.S)
+    pattern = r"(?:\{\{minutes\}\}|under a minute|about \d+ minutes?)( to run)"
+    head["source"] = re.sub(pattern, rf"{spoken(seconds)}\1", "".join(head["source"]), count=1)
 
 
 def fill_readme(minutes: dict[str, str], board: str) -> None:
@@ -64,7 +68,9 @@ def fill_readme(minutes: dict[str, str], board: str) -> None:
     path = runtime.project_root() / "README.md"
     text = path.read_text(encoding="utf-8")
     for name, time_ in minutes.items():
-        text = re.sub(rf"(\(notebooks/{name}\.ipynb\) \|[^|]*\|)[^|\n]*\|", rf"\g<1> {time_} |", text)
+        text = re.sub(
+            rf"(\(notebooks/{name}\.ipynb\) \|[^|]*\|)[^|\n]*\|", rf"\g<1> {time_} |", text
+        )
     marked = r"(<!-- scoreboard -->\n).*?(<!-- end -->)"
     text = re.sub(marked, lambda m: m[1] + board + "\n" + m[2], text, flags=re.S)
     part = path.with_suffix(".md.part")
@@ -75,7 +81,9 @@ def fill_readme(minutes: dict[str, str], board: str) -> None:
 def markdown(table) -> str:
     """A DataFrame as a Markdown table, without another dependency."""
     head = [table.index.name or "", *table.columns]
-    rows = [[str(name), *map(str, row)] for name, row in zip(table.index, table.to_numpy().tolist())]
+    rows = [
+        [str(name), *map(str, row)] for name, row in zip(table.index, table.to_numpy().tolist())
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
@@ -114,7 +122,9 @@ def run(paths: list[Path]) -> dict[str, float]:
         if not runtime.fast():
             state_time(notebook, seconds[path.stem])
         part = path.with_suffix(".ipynb.part")
-        part.write_text(json.dumps(tidy(notebook), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps(tidy(notebook), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         os.replace(part, path)
         if sys.stdout.isatty():
             print()
@@ -133,7 +143,9 @@ def faults_of(path: Path) -> list[str]:
     if "widgets" in notebook["metadata"]:
         faults.append(f"{path.name}: widget state is saved")
     headings = sum(
-        bool(re.match(r"# ", "".join(cell["source"]))) for cell in notebook["cells"] if cell["cell_type"] == "markdown"
+        bool(re.match(r"# ", "".join(cell["source"])))
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "markdown"
     )
     if headings != 1:
         faults.append(f"{path.name}: {headings} headings of the first level; expected one")
@@ -148,7 +160,9 @@ def faults_of(path: Path) -> list[str]:
                 faults.append(f"{path.name} cell {number}: an error is saved")
             if output.get("name") == "stderr" or _WIDGET in output.get("data", {}):
                 faults.append(f"{path.name} cell {number}: stderr or a widget is saved")
-            text = "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
+            text = "".join(output.get("text", "")) + "".join(
+                output.get("data", {}).get("text/plain", "")
+            )
             if re.search(r"(?<![\w.])/(?:root|home|tmp|work|Users)/\w", text):
                 faults.append(f"{path.name} cell {number}: an absolute path is printed")
     return faults
@@ -159,32 +173,57 @@ def broken_links(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        text = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+        )
     targets = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", text, flags=re.S))
     return [
         f"{path.name}: link to {target} leads nowhere"
         for target in targets
-        if not target.startswith(("http:", "https:", "mailto:")) and not (path.parent / target).exists()
+        if not target.startswith(("http:", "https:", "mailto:"))
+        and not (path.parent / target).exists()
     ]
+
+
+def misspelt(path: Path) -> list[str]:
+    """Words of a lesson's prose that codespell would write otherwise; tickets in outputs are misspelt on purpose."""
+    import subprocess
+
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    found = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", "-"], input=prose, capture_output=True, text=True
+    ).stdout
+    return [f"{path.name}: {line.strip()}" for line in found.splitlines() if "==>" in line]
 
 
 def check() -> list[str]:
     """Every fault of every lesson, and every broken local link."""
     root = runtime.project_root()
     paths = notebooks()
-    prose = [p for p in root.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(root).parts)]
-    faults = [fault for path in paths for fault in faults_of(path)]
+    prose = [
+        p
+        for p in root.rglob("*.md")
+        if not any(part.startswith(".") for part in p.relative_to(root).parts)
+    ]
+    faults = [fault for path in paths for fault in faults_of(path) + misspelt(path)]
     return faults + [fault for path in [*paths, *prose] for fault in broken_links(path)]
 
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["check"]:
         faults = check()
-        print("\n".join(faults) if faults else f"{len(notebooks())} lessons and their links are in order")
+        print(
+            "\n".join(faults)
+            if faults
+            else f"{len(notebooks())} lessons and their links are in order"
+        )
         return bool(faults)
     if arguments[:1] == ["run"]:
         wanted = arguments[1:]
-        paths = [p for p in notebooks() if not wanted or any(p.name.startswith(name) for name in wanted)]
+        paths = [
+            p for p in notebooks() if not wanted or any(p.name.startswith(name) for name in wanted)
+        ]
         if not paths:
             print(f"no lesson starts with {' or '.join(wanted)}")
             return 1
@@ -192,9 +231,19 @@ def main(arguments: list[str]) -> int:
         from helpers import scoreboard
 
         table = scoreboard.table()
-        print(f"{len(paths)} lessons in {sum(seconds.values()) / 60:.1f} minutes\n\n{table.T.to_string()}")
+        print(
+            f"{len(paths)} lessons in {sum(seconds.values()) / 60:.1f} minutes\n\n{table.T.to_string()}"
+        )
         if not wanted and not runtime.fast():
-            columns = ["n", "resolved %", "95 % interval", "format %", "triage %", "policy %", "facts %"]
+            columns = [
+                "n",
+                "resolved %",
+                "95 % interval",
+                "format %",
+                "triage %",
+                "policy %",
+                "facts %",
+            ]
             columns += ["prompt tokens", "p50 s", "train s", "artefact MB"]
             fill_readme({name: spoken(s) for name, s in seconds.items()}, markdown(table[columns]))
         return 0

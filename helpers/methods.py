@@ -53,7 +53,9 @@ METHODS = {
 }
 
 
-def contexts(rows: list[dict], k: int, retriever=None, unseen: bool = False) -> list[list[data.Section]]:
+def contexts(
+    rows: list[dict], k: int, retriever=None, unseen: bool = False
+) -> list[list[data.Section]]:
     """The k sections found for each ticket row, best first; an empty list where the retriever says that nothing fits.
 
     ``unseen`` scores training rows by a retriever that has not learned from them (lesson 03, section 3.9).
@@ -64,7 +66,11 @@ def contexts(rows: list[dict], k: int, retriever=None, unseen: bool = False) -> 
     tickets = [row["ticket"] for row in rows]
     if not hasattr(retriever, "p_nothing"):
         return top_k(retriever.scores(tickets), retriever.sections, k)
-    scores, nothing = retriever.unseen(rows) if unseen else (retriever.scores(tickets), retriever.p_nothing(tickets))
+    scores, nothing = (
+        retriever.unseen(rows)
+        if unseen
+        else (retriever.scores(tickets), retriever.p_nothing(tickets))
+    )
     found = top_k(scores, retriever.sections, k)
     return [[] if p > retriever.threshold else sections for sections, p in zip(found, nothing)]
 
@@ -111,13 +117,17 @@ def training_rows(sections: int, split: str = "train") -> list[dict]:
     ]
 
 
-def _cache_path(method: Method, asked: list, profile: runtime.Profile, adapter: str | Path | None, seed: int) -> Path:
+def _cache_path(
+    method: Method, asked: list, profile: runtime.Profile, adapter: str | Path | None, seed: int
+) -> Path:
     weights = ""
     if adapter is not None:
         from helpers.models import sha256
 
         weights = sha256(Path(adapter) / "adapter_model.safetensors")
-    key = json.dumps([asdict(method), asked, profile.model, profile.dtype, weights, seed, MAX_NEW_TOKENS])
+    key = json.dumps(
+        [asdict(method), asked, profile.model, profile.dtype, weights, seed, MAX_NEW_TOKENS]
+    )
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return runtime.runs_dir() / "replies" / f"{method.name}-{digest}.json"
 
@@ -146,16 +156,26 @@ def answer(
     if method.grammar:
         processors = house_grammar(tokenizer, data.reply_schema())
     replies = generate(
-        model, tokenizer, asked, MAX_NEW_TOKENS, processors=processors, progress=method.name, batch_size=32
+        model,
+        tokenizer,
+        asked,
+        MAX_NEW_TOKENS,
+        processors=processors,
+        progress=method.name,
+        batch_size=32,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps([asdict(reply) for reply in replies], ensure_ascii=False), encoding="utf-8")
+    part.write_text(
+        json.dumps([asdict(reply) for reply in replies], ensure_ascii=False), encoding="utf-8"
+    )
     os.replace(part, path)
     return replies
 
 
-def measure_latency(method: str, rows: list[dict], model, tokenizer, n: int = 12) -> dict[str, float]:
+def measure_latency(
+    method: str, rows: list[dict], model, tokenizer, n: int = 12
+) -> dict[str, float]:
     """``latency_p50_s`` and ``latency_p95_s`` over the first n tickets, one request at a time."""
     seconds = latency(model, tokenizer, conversations(METHODS[method], rows[:n]), MAX_NEW_TOKENS)
     return {

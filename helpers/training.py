@@ -53,14 +53,14 @@ class LeanSFTTrainer(SFTTrainer):
         if return_outputs or self.args.device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         causal_lm = getattr(model, "get_base_model", lambda: model)()
-        hidden = causal_lm.model(
-            input_ids=inputs["input_ids"], use_cache=False
-        ).last_hidden_state
+        hidden = causal_lm.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         labels = inputs["labels"][:, 1:]
         keep = labels != -100
         logits = causal_lm.lm_head(hidden[:, :-1][keep]).float()
         count = keep.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = F.cross_entropy(logits, labels[keep], reduction="sum") / torch.as_tensor(count).clamp(min=1)
+        loss = F.cross_entropy(logits, labels[keep], reduction="sum") / torch.as_tensor(
+            count
+        ).clamp(min=1)
         mode = "train" if model.training else "eval"
         self._total_train_tokens += int(inputs["attention_mask"].sum()) if mode == "train" else 0
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -76,8 +76,14 @@ class LeanSFTTrainer(SFTTrainer):
 
     def create_optimizer(self, *args, **kwargs):
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        if self.optimizer is None and self.args.device.type == "cpu" and trained[0].element_size() == 2:
-            self.optimizer = master_adamw(trained, lr=self.args.learning_rate, weight_decay=self.args.weight_decay)
+        if (
+            self.optimizer is None
+            and self.args.device.type == "cpu"
+            and trained[0].element_size() == 2
+        ):
+            self.optimizer = master_adamw(
+                trained, lr=self.args.learning_rate, weight_decay=self.args.weight_decay
+            )
         return super().create_optimizer(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -138,7 +144,9 @@ def make_lean(trainer, profile: runtime.Profile) -> list[str]:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
-        done.append(f"adapters in {profile.dtype}, like the weights; the optimiser keeps float32 copies")
+        done.append(
+            f"adapters in {profile.dtype}, like the weights; the optimiser keeps float32 copies"
+        )
         batch = trainer.args.per_device_train_batch_size
         steps = len(trainer.train_dataset) * trainer.args.num_train_epochs / batch
         if compiler_available() and steps >= 60:
@@ -159,7 +167,11 @@ class LivePanel(TrainerCallback):
     def __init__(self, every: int = 10):
         import ipywidgets
 
-        self.text, self.figure, self.every = ipywidgets.HTML(), ipywidgets.Image(format="png"), every
+        self.text, self.figure, self.every = (
+            ipywidgets.HTML(),
+            ipywidgets.Image(format="png"),
+            every,
+        )
 
     def on_train_begin(self, args, state, control, **kwargs):
         import time
@@ -198,10 +210,26 @@ class LivePanel(TrainerCallback):
 def run_key(lora, arguments, profile: runtime.Profile, rows: list[dict]) -> str:
     """A name for a training run: 12 hex digits over configuration, model, data and rows. The same run has the same name."""
     asked = arguments.to_dict()
-    keep = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed")
-    config = {name: asked[name] for name in (*keep, "lr_scheduler_type", "warmup_steps", "max_length")}
-    adapter = {k: sorted(v) if isinstance(v, set) else v for k, v in lora.to_dict().items() if k != "base_model_name_or_path"}
-    everything = json.dumps([config, adapter, profile.model, profile.dtype, data_sha256(), rows], sort_keys=True, default=str)
+    keep = (
+        "learning_rate",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "seed",
+    )
+    config = {
+        name: asked[name] for name in (*keep, "lr_scheduler_type", "warmup_steps", "max_length")
+    }
+    adapter = {
+        k: sorted(v) if isinstance(v, set) else v
+        for k, v in lora.to_dict().items()
+        if k != "base_model_name_or_path"
+    }
+    everything = json.dumps(
+        [config, adapter, profile.model, profile.dtype, data_sha256(), rows],
+        sort_keys=True,
+        default=str,
+    )
     return hashlib.sha256(everything.encode()).hexdigest()[:12]
 
 
@@ -213,7 +241,10 @@ def adapter_dir(name: str, key: str) -> Path:
 def last_checkpoint(folder: str | Path) -> str | None:
     """The last whole checkpoint of an interrupted run, or None; one cut off while it was written is removed."""
     while (path := get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None) is not None:
-        if all((Path(path) / name).exists() for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")):
+        if all(
+            (Path(path) / name).exists()
+            for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+        ):
             return path
         shutil.rmtree(path)
     return None
@@ -245,13 +276,17 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
     return folder
 
 
-def find_adapter(name: str, profile: runtime.Profile, trained: bool = True) -> tuple[Path | None, str]:
+def find_adapter(
+    name: str, profile: runtime.Profile, trained: bool = True
+) -> tuple[Path | None, str]:
     """The newest adapter of a name trained here for this profile's model, else the ready-made one, and which it is.
 
     Returns (None, "none") where neither exists (ready-made ones are for the embedded model only); ``trained=False`` looks
     at the ready-made one alone.
     """
-    found = sorted((runtime.runs_dir() / "adapters").glob(f"{name}-" + "[0-9a-f]" * 12), key=os.path.getmtime)
+    found = sorted(
+        (runtime.runs_dir() / "adapters").glob(f"{name}-" + "[0-9a-f]" * 12), key=os.path.getmtime
+    )
     for folder in reversed(found if trained else []):
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         if record.get("model") == profile.model and record.get("data_sha256") == data_sha256():

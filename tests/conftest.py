@@ -25,7 +25,9 @@ def make_row():
     def make(**changes):
         row = copy.deepcopy(ROW)
         for name, value in changes.items():
-            (row["reply"] if name in ("intent", "priority", "product", "policy") else row)[name] = value
+            (row["reply"] if name in ("intent", "priority", "product", "policy") else row)[name] = (
+                value
+            )
         return row
 
     return make

@@ -17,7 +17,15 @@ FLOORS = [
     ("sft-rag", "policy", 0.80),
     ("sft-rag", "resolved", 0.60),
 ]
-ROWS = ("keyword-rule", "zero-shot", "few-shot", "few-shot-constrained", "rag-few-shot", "sft", "sft-rag")
+ROWS = (
+    "keyword-rule",
+    "zero-shot",
+    "few-shot",
+    "few-shot-constrained",
+    "rag-few-shot",
+    "sft",
+    "sft-rag",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,9 @@ def board() -> dict[str, dict]:
 
 @pytest.mark.parametrize("method", ROWS)
 def test_the_scoreboard_has_a_row_over_the_whole_test_set(board, method):
-    test_rows = sum(1 for _ in open(runtime.project_root() / "data/tickets/test.jsonl", encoding="utf-8"))
+    test_rows = sum(
+        1 for _ in open(runtime.project_root() / "data/tickets/test.jsonl", encoding="utf-8")
+    )
     assert board[method]["n"] == test_rows
 
 

@@ -22,7 +22,9 @@ def test_valid_rows_come_back_unchanged_and_in_order(write, make_row):
 
 
 def test_windows_line_ends_and_blank_lines_are_no_fault(write, make_row):
-    assert len(read_tickets(write(make_row(id="a"), "", "  ", make_row(id="b"), "", end=b"\r\n"))) == 2
+    assert (
+        len(read_tickets(write(make_row(id="a"), "", "  ", make_row(id="b"), "", end=b"\r\n"))) == 2
+    )
 
 
 def test_path_may_be_text(write, make_row):
@@ -76,7 +78,9 @@ def test_data_error_is_a_value_error():
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"  \r\n\t\n"])
 def test_file_without_rows_is_called_empty(write, content):
-    assert faults(write(content)) == ["mine.jsonl: the file is empty; expected one JSON object a line"]
+    assert faults(write(content)) == [
+        "mine.jsonl: the file is empty; expected one JSON object a line"
+    ]
 
 
 def test_missing_file_is_named_with_its_folder(tmp_path):
@@ -90,12 +94,16 @@ def test_duplicate_id_names_the_first_line(write, make_row):
 
 
 def test_third_use_of_an_id_is_reported_too(write, make_row):
-    lines = [re.findall(r"line (\d)", fault) for fault in faults(write(make_row(), make_row(), make_row()))]
+    lines = [
+        re.findall(r"line (\d)", fault)
+        for fault in faults(write(make_row(), make_row(), make_row()))
+    ]
     assert lines == [["2", "1"], ["3", "1"]]
 
 
 @pytest.mark.parametrize(
-    "field, allowed", [("intent", data.INTENTS), ("priority", data.PRIORITIES), ("product", data.PRODUCTS)]
+    "field, allowed",
+    [("intent", data.INTENTS), ("priority", data.PRIORITIES), ("product", data.PRODUCTS)],
 )
 def test_unknown_label_lists_all_allowed_ones(write, make_row, field, allowed):
     (fault,) = faults(write(make_row(**{field: "Returns"})))
@@ -103,7 +111,9 @@ def test_unknown_label_lists_all_allowed_ones(write, make_row, field, allowed):
 
 
 def test_unknown_policy_shows_some_allowed_ones(write, make_row):
-    (fault,) = (fault for fault in faults(write(make_row(policy="RET-99"))) if "reply.policy" in fault)
+    (fault,) = (
+        fault for fault in faults(write(make_row(policy="RET-99"))) if "reply.policy" in fault
+    )
     assert "RET-1, RET-2" in fault and fault.endswith("...")
 
 
@@ -183,7 +193,12 @@ def test_duplicate_of_a_faulty_row_is_reported(write, make_row):
 
 @pytest.mark.parametrize(
     "text",
-    ["45 days.", "45 days. - Bramble Desk", "45 days. - Bramble desk!", "45 days. \u2013 Bramble desk"],
+    [
+        "45 days.",
+        "45 days. - Bramble Desk",
+        "45 days. - Bramble desk!",
+        "45 days. \u2013 Bramble desk",
+    ],
 )
 def test_reply_without_its_sign_off_is_a_fault(write, make_row, text):
     row = make_row()
@@ -205,7 +220,13 @@ def test_reply_schema_has_the_keys_in_the_house_order():
 
 @pytest.mark.parametrize(
     ("policy", "priority"),
-    [("SAF-1", "urgent"), ("PAY-3", "high"), ("RET-1", "normal"), ("BAT-1", "low"), ("none", "normal")],
+    [
+        ("SAF-1", "urgent"),
+        ("PAY-3", "high"),
+        ("RET-1", "normal"),
+        ("BAT-1", "low"),
+        ("none", "normal"),
+    ],
 )
 def test_priority_belongs_to_the_section(policy, priority):
     assert data.priority_of(policy) == priority
@@ -223,7 +244,11 @@ def test_broken_line_of_the_facts_is_named(folder):
     (folder / "facts.jsonl").write_text("\n".join(lines))
     with pytest.raises(DataError) as caught:
         data.facts.__wrapped__()
-    assert [re.match(r"facts\.jsonl line (\d)", fault)[1] for fault in caught.value.faults] == ["2", "3", "4"]
+    assert [re.match(r"facts\.jsonl line (\d)", fault)[1] for fault in caught.value.faults] == [
+        "2",
+        "3",
+        "4",
+    ]
 
 
 @pytest.mark.parametrize("split", ["dev", "", "Test", "../facts"])
@@ -353,7 +378,9 @@ def test_dumps_drops_keys_that_are_not_of_the_house(make_row):
 
 
 @pytest.mark.parametrize("product", data.PRODUCTS[:-1])
-@pytest.mark.parametrize("write_it", [str, str.lower, str.upper, lambda name: name.replace(" ", "")])
+@pytest.mark.parametrize(
+    "write_it", [str, str.lower, str.upper, lambda name: name.replace(" ", "")]
+)
 def test_mask_hides_every_spelling_of_a_product(product, write_it):
     assert masked(f"is the {write_it(product)} in stock") == "is the <product> in stock"
 
@@ -375,7 +402,9 @@ def test_mask_removes_the_greeting(greeting):
     assert masked(greeting + "my brakes squeal.") == "my brakes squeal"
 
 
-@pytest.mark.parametrize("start", ["History, as they say.", "Heyday, gone.", "I said hello, twice."])
+@pytest.mark.parametrize(
+    "start", ["History, as they say.", "Heyday, gone.", "I said hello, twice."]
+)
 def test_mask_keeps_words_that_only_look_like_a_greeting(start):
     assert masked(start) == " ".join(re.findall(r"\w+", start.lower()))
 
@@ -404,7 +433,14 @@ def test_shingles_are_all_windows_of_five():
 
 @pytest.mark.parametrize(
     "a, b, similarity",
-    [("", "", 0), ("a", "", 0), ("", "a", 0), ("ab", "ab", 1), ("ab", "cd", 0), ("abc", "bcd", 0.5)],
+    [
+        ("", "", 0),
+        ("a", "", 0),
+        ("", "a", 0),
+        ("ab", "ab", 1),
+        ("ab", "cd", 0),
+        ("abc", "bcd", 0.5),
+    ],
 )
 def test_jaccard_edges(a, b, similarity):
     assert jaccard(frozenset(a), frozenset(b)) == similarity
@@ -418,12 +454,17 @@ BRAKES = "Hi, the front brake of my Fern 2 squeals whenever it rains, order BB-1
 
 
 def test_copy_with_other_product_order_and_greeting_is_a_full_match():
-    copy = "Good morning, the front brake of my Thistle Trail squeals whenever it rains, order 99871."
+    copy = (
+        "Good morning, the front brake of my Thistle Trail squeals whenever it rains, order 99871."
+    )
     assert near_copies([row("a", BRAKES)], [row("b", copy)]) == [("a", "b", 1.0)]
 
 
 def test_unrelated_ticket_is_no_near_copy():
-    assert near_copies([row("a", BRAKES)], [row("b", "How do I pair the app with a second phone?")]) == []
+    assert (
+        near_copies([row("a", BRAKES)], [row("b", "How do I pair the app with a second phone?")])
+        == []
+    )
 
 
 def test_similarity_at_the_limit_is_allowed():
@@ -446,7 +487,12 @@ def test_near_copies_come_worst_first():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    for name in ("handbook/01_returns.md", "facts.jsonl", "tickets/train.jsonl", "tickets/test.jsonl"):
+    for name in (
+        "handbook/01_returns.md",
+        "facts.jsonl",
+        "tickets/train.jsonl",
+        "tickets/test.jsonl",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(f"{name}\nsecond line\n".encode())
     monkeypatch.setattr(data, "data_dir", lambda: tmp_path)

@@ -63,7 +63,9 @@ def test_every_section_has_25_to_60_words():
 
 
 def test_every_section_has_a_code_and_a_title():
-    assert [s for s in handbook() if not re.fullmatch(r"[A-Z]{3}-\d", s.policy) or not s.title] == []
+    assert [
+        s for s in handbook() if not re.fullmatch(r"[A-Z]{3}-\d", s.policy) or not s.title
+    ] == []
 
 
 def test_every_section_has_one_to_three_facts():
@@ -178,7 +180,9 @@ def test_priority_is_the_one_of_the_policy(splits):
 
 def test_every_ticket_inside_the_handbook_asks_a_fact(splits):
     rows = [row for split in SPLITS for row in splits[split]]
-    assert [row["id"] for row in rows if bool(row["asks"]) == (row["reply"]["policy"] == "none")] == []
+    assert [
+        row["id"] for row in rows if bool(row["asks"]) == (row["reply"]["policy"] == "none")
+    ] == []
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -211,7 +215,9 @@ def test_no_near_copies_between_splits(splits, split, against):
 
 @pytest.mark.parametrize("a, b", list(combinations(SPLITS, 2)))
 def test_no_masked_ticket_is_in_two_splits(splits, a, b):
-    shared = {masked(row["ticket"]) for row in splits[a]} & {masked(row["ticket"]) for row in splits[b]}
+    shared = {masked(row["ticket"]) for row in splits[a]} & {
+        masked(row["ticket"]) for row in splits[b]
+    }
     assert shared == set()
 
 

@@ -93,10 +93,14 @@ def test_hostile_json_is_refused_without_an_error(text):
 
 
 def test_ten_kilobyte_reply_in_good_form_is_refused_for_its_length(reply):
-    assert parse_reply(json.dumps({**reply, "reply": "The desk answers. " * 600 + SIGN_OFF})) is None
+    assert (
+        parse_reply(json.dumps({**reply, "reply": "The desk answers. " * 600 + SIGN_OFF})) is None
+    )
 
 
-@pytest.mark.parametrize(("words", "parses"), [(1, True), (MAX_WORDS, True), (MAX_WORDS + 1, False)])
+@pytest.mark.parametrize(
+    ("words", "parses"), [(1, True), (MAX_WORDS, True), (MAX_WORDS + 1, False)]
+)
 def test_reply_holds_one_to_thirty_words_before_its_sign_off(reply, words, parses):
     text = " ".join(["word"] * words) + SIGN_OFF
     assert (parse_reply(json.dumps({**reply, "reply": text})) is not None) is parses
@@ -179,7 +183,9 @@ def test_reply_without_text_and_exact_sign_off_is_refused(reply, text):
 
 
 def test_gold_reply_is_right_on_every_field(make_row):
-    assert score_reply(dumps(make_row()["reply"]), make_row()) == Score(True, True, True, True, True)
+    assert score_reply(dumps(make_row()["reply"]), make_row()) == Score(
+        True, True, True, True, True
+    )
 
 
 @pytest.mark.parametrize("text", ["", "45 days", "```json\n{}\n```"])
@@ -315,7 +321,13 @@ def test_every_quantity_of_a_text_is_found():
 
 
 @pytest.mark.parametrize(
-    "a, b", [("5 working days", "5 days"), ("10 m", "10 minutes"), ("25 km", "25 km/h"), ("18:00", "18 EUR")]
+    "a, b",
+    [
+        ("5 working days", "5 days"),
+        ("10 m", "10 minutes"),
+        ("25 km", "25 km/h"),
+        ("18:00", "18 EUR"),
+    ],
 )
 def test_lookalike_units_stay_apart(a, b):
     assert quantities(a).isdisjoint(quantities(b))
@@ -439,7 +451,8 @@ def test_textual_value_or_an_accepted_wording_is_right(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["It is not free.", "It isn't free.", "It is no longer free.", "It is never free.", "Freedom!"]
+    "text",
+    ["It is not free.", "It isn't free.", "It is no longer free.", "It is never free.", "Freedom!"],
 )
 def test_negated_or_missing_textual_value_is_wrong(text):
     assert not right(text, "REP-1", "first_service_price")
@@ -501,7 +514,9 @@ def test_fact_that_did_not_change_stays_right_after_the_update():
     assert right("50 km.", "RET-1", "ride_limit", version=2)
 
 
-@pytest.mark.parametrize("text", ["Call 0800 555 0142.", "Call 0800-555-0142.", "Call 08005550142."])
+@pytest.mark.parametrize(
+    "text", ["Call 0800 555 0142.", "Call 0800-555-0142.", "Call 08005550142."]
+)
 def test_right_phone_number_in_any_grouping_is_right(text):
     assert right(text, "REP-5", "mobile_phone")
 
@@ -557,7 +572,8 @@ def test_outside_the_handbook_silence_or_a_made_up_figure_is_wrong(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["One moment, a colleague will look into it.", "A colleague will ask one more question."]
+    "text",
+    ["One moment, a colleague will look into it.", "A colleague will ask one more question."],
 )
 def test_outside_the_handbook_a_number_word_that_counts_nothing_is_no_figure(text):
     assert right(text, "none")
@@ -616,7 +632,12 @@ def test_rate_is_the_share_of_yes_inside_its_interval():
 
 def test_summary_gives_each_score_its_own_rate():
     rates = summary(
-        [Score(True, True, True, True, True), Score(format=True, triage=True), Score(format=True), Score()]
+        [
+            Score(True, True, True, True, True),
+            Score(format=True, triage=True),
+            Score(format=True),
+            Score(),
+        ]
     )
     assert {name: value["value"] for name, value in rates.items()} == {
         "format": 0.75,
@@ -695,7 +716,9 @@ def test_other_label_or_figure_disagrees(reply, change):
 
 def test_digit_of_a_product_name_is_no_disagreement(reply):
     reply["product"] = "Fern 2"
-    texts = [f"{subject} can come back within 45 days.{SIGN_OFF}" for subject in ("It", "The Fern 2")]
+    texts = [
+        f"{subject} can come back within 45 days.{SIGN_OFF}" for subject in ("It", "The Fern 2")
+    ]
     assert agreement([dumps({**reply, "reply": text}) for text in texts]) == 1.0
 
 
@@ -716,7 +739,10 @@ def test_house_metric_equals_the_summary(answers):
 
 def test_house_metric_knows_the_updated_handbook(make_row):
     text = dumps({**make_row()["reply"], "reply": "30 days." + SIGN_OFF})
-    assert house_metric(2).compute(predictions=[text], references=[json.dumps(make_row())])["facts"] == 1.0
+    assert (
+        house_metric(2).compute(predictions=[text], references=[json.dumps(make_row())])["facts"]
+        == 1.0
+    )
 
 
 def test_house_metric_needs_no_network(answers, monkeypatch):

@@ -6,7 +6,9 @@ from helpers import data, evaluation, generation, models, runtime
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return models.load_tokenizer(runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test"))
+    return models.load_tokenizer(
+        runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +32,18 @@ def tiny(tokenizer):
 
 
 def ask(*texts: str) -> list[list[dict]]:
-    system = "You answer for a shop that sells bikes of many kinds, and you do it in a single sentence."
+    system = (
+        "You answer for a shop that sells bikes of many kinds, and you do it in a single sentence."
+    )
     return [data.messages(text, system) for text in texts]
 
 
-QUESTIONS = ask("How long?", "My bike was delivered on Monday and it rattles, what now?", "Where is it", "Price of a tube?")
+QUESTIONS = ask(
+    "How long?",
+    "My bike was delivered on Monday and it rattles, what now?",
+    "Where is it",
+    "Price of a tube?",
+)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -42,7 +51,9 @@ def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokeniz
     plain = []
     for messages in QUESTIONS:
         ids = torch.tensor([generation.encode(tokenizer, messages)])
-        out = tiny.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        out = tiny.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
+        )
         plain.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip())
     assert generation.shared_prefix([generation.encode(tokenizer, m) for m in QUESTIONS]) >= 16
     ours = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=12, batch_size=batch_size)
@@ -51,7 +62,9 @@ def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokeniz
 
 def test_replies_come_in_the_order_of_the_questions(tiny, tokenizer):
     replies = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=2)
-    assert [r.prompt_tokens for r in replies] == [len(generation.encode(tokenizer, m)) for m in QUESTIONS]
+    assert [r.prompt_tokens for r in replies] == [
+        len(generation.encode(tokenizer, m)) for m in QUESTIONS
+    ]
 
 
 def test_no_question_gives_no_reply(tiny, tokenizer):
@@ -87,7 +100,11 @@ def test_shared_prefix_leaves_a_token_to_each(prompts, shared):
 
 def test_a_grammar_gives_form_even_to_a_model_that_knows_nothing(tiny, tokenizer):
     grammar = generation.house_grammar(tokenizer, data.reply_schema())
-    replies = generation.generate(tiny, tokenizer, QUESTIONS[:2], max_new_tokens=160, processors=grammar)
+    replies = generation.generate(
+        tiny, tokenizer, QUESTIONS[:2], max_new_tokens=160, processors=grammar
+    )
     for reply in replies:
         starts = reply.text.startswith('{"policy": "')
-        assert starts and (evaluation.parse_reply(reply.text) is not None or reply.new_tokens == 160)
+        assert starts and (
+            evaluation.parse_reply(reply.text) is not None or reply.new_tokens == 160
+        )

@@ -15,7 +15,11 @@ def pins() -> dict[str, str]:
 
 
 def test_every_requirement_is_pinned_exactly():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    lines = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in lines)
     assert pins()["torch"] == "2.13.0"
 
@@ -49,7 +53,13 @@ def notebook(*cells) -> dict:
 
 
 def code(source="1", count=1, outputs=()) -> dict:
-    return {"cell_type": "code", "metadata": {}, "source": source, "execution_count": count, "outputs": list(outputs)}
+    return {
+        "cell_type": "code",
+        "metadata": {},
+        "source": source,
+        "execution_count": count,
+        "outputs": list(outputs),
+    }
 
 
 TITLE = {"cell_type": "markdown", "metadata": {}, "source": "# 00 · A lesson"}
@@ -63,8 +73,17 @@ TITLE = {"cell_type": "markdown", "metadata": {}, "source": "# 00 · A lesson"}
         ([TITLE, code("x\n" * 26)], "26 lines"),
         ([TITLE, code("x" * 120)], "longer than"),
         ([TITLE, code(outputs=[{"output_type": "error", "ename": "E"}])], "an error"),
-        ([TITLE, code(outputs=[{"output_type": "stream", "name": "stderr", "text": "w"}])], "stderr"),
-        ([TITLE, code(outputs=[{"output_type": "stream", "name": "stdout", "text": "in /home/me"}])], "absolute path"),
+        (
+            [TITLE, code(outputs=[{"output_type": "stream", "name": "stderr", "text": "w"}])],
+            "stderr",
+        ),
+        (
+            [
+                TITLE,
+                code(outputs=[{"output_type": "stream", "name": "stdout", "text": "in /home/me"}]),
+            ],
+            "absolute path",
+        ),
     ],
 )
 def test_hygiene_finds(cells, says, tmp_path):

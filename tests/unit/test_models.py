@@ -54,7 +54,9 @@ def test_damaged_weights_are_converted_again(store, monkeypatch):
 
     def convert(gguf, target):
         (target / "model.safetensors").write_bytes(b"whole")
-        (target / "SOURCE.sha256").write_text(f"{models.GGUF_SHA256} {models.sha256(target / 'model.safetensors')}\n")
+        (target / "SOURCE.sha256").write_text(
+            f"{models.GGUF_SHA256} {models.sha256(target / 'model.safetensors')}\n"
+        )
 
     monkeypatch.setattr(models, "fetch_gguf", lambda: store / models.GGUF)
     monkeypatch.setattr(models, "_convert", convert)

@@ -13,7 +13,9 @@ SMALL = runtime.Machine("test", 8, 32.0, True, "RTX 3060 Laptop", (8, 6), 6.0)
 
 def test_import_helpers_imports_no_torch():
     code = "import sys, helpers, helpers.runtime, helpers.data, helpers.evaluation; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runtime.project_root())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=runtime.project_root()
+    )
     assert done.stdout.strip() == "False", done.stderr
 
 

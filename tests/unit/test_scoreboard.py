@@ -18,9 +18,23 @@ def runs(tmp_path, monkeypatch):
 
 def test_a_row_has_every_field_of_the_design():
     row = scoreboard.make_row("sft", [RIGHT, WRONG], PROFILE, latency_p50_s=0.5)
-    wanted = {"method", "model", "profile", "adapter", "n", "data_sha256", "seed", "versions", "machine", "created"}
+    wanted = {
+        "method",
+        "model",
+        "profile",
+        "adapter",
+        "n",
+        "data_sha256",
+        "seed",
+        "versions",
+        "machine",
+        "created",
+    }
     assert wanted | set(evaluation.SCORES) | set(scoreboard.PRICES) <= set(row)
-    assert row["resolved"]["value"] == 0.5 and 0 <= row["resolved"]["low"] < 0.5 < row["resolved"]["high"] <= 1
+    assert (
+        row["resolved"]["value"] == 0.5
+        and 0 <= row["resolved"]["low"] < 0.5 < row["resolved"]["high"] <= 1
+    )
 
 
 def test_an_unknown_price_is_refused():
@@ -62,7 +76,9 @@ def test_two_writers_at_once_lose_no_row(runs):
         "from pathlib import Path; from helpers.scoreboard import append_line\n"
         "for i in range(100): append_line(Path({!r}), '{{}}' * 500)"
     ).format(str(runs / "s.jsonl"))
-    writers = [subprocess.Popen([sys.executable, "-c", code], cwd=runtime.project_root()) for _ in range(2)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=runtime.project_root()) for _ in range(2)
+    ]
     assert [writer.wait() for writer in writers] == [0, 0]
     lines = (runs / "s.jsonl").read_text().splitlines()
     assert len(lines) == 200 and set(lines) == {"{}" * 500}

@@ -38,10 +38,18 @@ def build(trainer_class, tokenizer, rows, folder, lora=LORA, **options):
         num_key_value_heads=1,
         max_position_embeddings=512,
     )
-    arguments = {"save_strategy": "no", "max_steps": 2, "disable_tqdm": True, "per_device_train_batch_size": 4}
+    arguments = {
+        "save_strategy": "no",
+        "max_steps": 2,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 4,
+    }
     return trainer_class(
         model=LlamaForCausalLM(config),
-        args=SFTConfig(output_dir=str(folder), **{**training.hardware_arguments(PROFILE), **arguments, **options}),
+        args=SFTConfig(
+            output_dir=str(folder),
+            **{**training.hardware_arguments(PROFILE), **arguments, **options},
+        ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=lora,
@@ -55,7 +63,12 @@ def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(tokenizer, r
         batch = next(iter(trainer.get_train_dataloader()))
         loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
-        found.append((loss.item(), [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]))
+        found.append(
+            (
+                loss.item(),
+                [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None],
+            )
+        )
     (plain, plain_grads), (lean, lean_grads) = found
     assert lean == pytest.approx(plain, rel=1e-5)
     assert len(plain_grads) == len(lean_grads) > 0
@@ -63,7 +76,9 @@ def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(tokenizer, r
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 
-def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(tokenizer, rows, tmp_path):
+def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(
+    tokenizer, rows, tmp_path
+):
     trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
     mean = trainer.compute_loss(trainer.model, dict(batch))
@@ -73,9 +88,14 @@ def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(toke
 
 
 def test_an_evaluation_reports_the_same_loss_as_the_plain_trainer(tokenizer, rows, tmp_path):
-    plain, lean = (build(c, tokenizer, rows, tmp_path) for c in (SFTTrainer, training.LeanSFTTrainer))
+    plain, lean = (
+        build(c, tokenizer, rows, tmp_path) for c in (SFTTrainer, training.LeanSFTTrainer)
+    )
     batch = next(iter(plain.get_train_dataloader()))
-    losses = [trainer.prediction_step(trainer.model, dict(batch), True)[0].item() for trainer in (plain, lean)]
+    losses = [
+        trainer.prediction_step(trainer.model, dict(batch), True)[0].item()
+        for trainer in (plain, lean)
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -99,7 +119,9 @@ BF16 = runtime.Profile("cpu", runtime.EMBEDDED, "bfloat16", False, "cpu", "test"
 
 
 @pytest.mark.parametrize("profile", [PROFILE, BF16], ids=["fp32", "bf16"])
-def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(tokenizer, rows, tmp_path, profile):
+def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(
+    tokenizer, rows, tmp_path, profile
+):
     steps = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     first = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path, **steps)
     training.make_lean(first, profile)
