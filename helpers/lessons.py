@@ -111,6 +111,7 @@ def run(paths: list[Path]) -> dict[str, float]:
             notebook,
             timeout=1800,
             kernel_name="python3",
+            extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda cell, cell_index, execute_reply: say(cell, cell_index),
         )
