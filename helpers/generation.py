@@ -128,7 +128,7 @@ def generate(
             started = time.perf_counter()
             ids = torch.tensor([prompts[0][:prefix]], device=model.device)
             prefix_cache = model(
-                ids, past_key_values=DynamicCache(), logits_to_keep=1
+                ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1
             ).past_key_values
             prefix_seconds = (time.perf_counter() - started) / len(prompts)
         else:

@@ -258,6 +258,9 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     trainer.model.save_pretrained(part)
+    config = json.loads((part / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = profile.model  # not the path of this machine
+    (part / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     record = {
         "model": profile.model,

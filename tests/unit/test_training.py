@@ -152,6 +152,7 @@ def test_a_saved_adapter_is_whole_and_found_again(tokenizer, rows, tmp_path, mon
     training.save_adapter(trainer, folder, PROFILE, seconds=1.0)
     assert training.find_adapter("sft", PROFILE) == (folder, "trained here")
     assert list(folder.parent.glob("*.part")) == []
+    assert runtime.EMBEDDED in (folder / "adapter_config.json").read_text()
 
 
 def test_an_adapter_of_other_data_is_not_taken(tokenizer, rows, tmp_path, monkeypatch):
