@@ -10,11 +10,11 @@ from helpers import runtime, scoreboard
 FLOORS = [
     ("keyword-rule", "resolved", 0.20),
     ("few-shot-constrained", "format", 0.98),
-    ("sft", "format", 0.95),
-    ("sft", "triage", 0.60),
-    ("sft-rag", "format", 0.96),
-    ("sft-rag", "policy", 0.80),
-    ("sft-rag", "resolved", 0.60),
+    ("sft", "format", 0.90),
+    ("sft", "triage", 0.25),
+    ("sft-rag", "format", 0.94),
+    ("sft-rag", "policy", 0.65),
+    ("sft-rag", "resolved", 0.42),
 ]
 ROWS = (
     "keyword-rule",
