@@ -2,7 +2,7 @@
 
 A phrasing holds ``{product}`` and ``{order}`` where a customer would name them. This program puts them in, adds a
 greeting, a closing or a typing slip to some, and numbers the rows. It draws from a seeded generator for each phrasing
-alone, so a new phrasing changes no other row. Run: ``python data/make_train.py``
+alone, so a new phrasing changes no other row. Run: ``python -m data.make_train``
 """
 
 from __future__ import annotations

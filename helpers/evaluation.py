@@ -87,10 +87,10 @@ def _no_duplicates(pairs: list[tuple]) -> dict:
 
 
 def parse_reply(text: str) -> dict | None:
-    """The reply's JSON object, or None if the text is anything but one well-formed house reply.
+    """The reply's five texts by key, or None if it is anything but one JSON object with exactly the five keys.
 
-    Well-formed: one JSON object and nothing around it, exactly the five keys, all values text, known labels, and a
-    reply of 1 to 30 words before its sign-off: the desk answers the question, it does not quote the page.
+    Nothing may stand around the object, no key twice, and every value is text. Whether it keeps the house's form is
+    asked apart, by ``in_house_form``.
     """
     try:
         reply = json.loads(text.strip(), object_pairs_hook=_no_duplicates)
@@ -98,16 +98,22 @@ def parse_reply(text: str) -> dict | None:
         return None
     if not isinstance(reply, dict) or set(reply) != set(KEYS):
         return None
-    if not all(isinstance(value, str) for value in reply.values()):
-        return None
+    return reply if all(isinstance(value, str) for value in reply.values()) else None
+
+
+def in_house_form(reply: dict) -> bool:
+    """True for a parsed reply with known labels and 1 to 30 words before its sign-off.
+
+    The desk answers the question, it does not quote the page.
+    """
     known = (
         reply["intent"] in INTENTS
         and reply["priority"] in PRIORITIES
         and reply["product"] in PRODUCTS
         and (reply["policy"] in policies() or reply["policy"] == "none")
     )
-    signed = reply["reply"].endswith(SIGN_OFF) and 1 <= word_count(reply["reply"]) <= MAX_WORDS
-    return reply if known and signed else None
+    text = reply["reply"]
+    return known and text.endswith(SIGN_OFF) and 1 <= word_count(text) <= MAX_WORDS
 
 
 def _plain(text: str) -> str:
@@ -215,7 +221,7 @@ def score_reply(text: str, row: dict, version: int = 1) -> Score:
         return Score()
     gold = row["reply"]
     return Score(
-        format=True,
+        format=in_house_form(reply),
         triage=(reply["intent"], reply["priority"]) == (gold["intent"], gold["priority"]),
         product=reply["product"] == gold["product"],
         policy=reply["policy"] == gold["policy"],

@@ -51,9 +51,9 @@ def road(ax=None):
     ax.set(xlim=(-0.6, len(stops) - 0.4), ylim=(-1.3, 1.2))
     ax.axis("off")
     for i, (name, what, price) in enumerate(stops):
-        box = {"boxstyle": "round,pad=0.5", "fc": f"C{i}", "ec": "none", "alpha": 0.9}
+        box = {"boxstyle": "round,pad=0.5", "fc": f"C{i}", "ec": "none", "alpha": 0.45}
         ax.text(
-            i, 0.45, name, ha="center", va="center", bbox=box, color="white", weight="bold", size=12
+            i, 0.45, name, ha="center", va="center", bbox=box, color="black", weight="bold", size=12
         )
         ax.text(i, -0.15, what, ha="center", va="center")
         ax.text(i, -0.85, price, ha="center", va="center", color="0.35", style="italic")
@@ -79,6 +79,9 @@ def rates(values: dict[str, dict[str, float]], ax=None, xlabel: str = "share of 
     ax.set(xlim=(-2, 108), xlabel=xlabel + ", line: 95 % interval")
     best = max(values, key=lambda name: values[name]["value"])
     worst = min(values, key=lambda name: values[name]["value"])
+    if values[best]["value"] == values[worst]["value"]:
+        print(f"All {len(values)} are at {values[best]['value']:.1%}.")
+        return ax
     print(
         f"Highest is {best} with {values[best]['value']:.1%} "
         f"({values[best]['low']:.0%} to {values[best]['high']:.0%}), "
@@ -110,8 +113,9 @@ def lines(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1:
         ax.legend(frameon=False)
-    name, (x, y) = next(iter(series.items()))
-    print(f"{name}: {ylabel} goes from {y[0]:.3g} at {xlabel} {x[0]} to {y[-1]:.3g} at {x[-1]}.")
+    x, _ = next(iter(series.values()))
+    ends = ", ".join(f"{name} {y[0]:.3g} to {y[-1]:.3g}" for name, (_, y) in series.items())
+    print(f"{ylabel}, from {xlabel} {x[0]} to {x[-1]}: {ends}.")
     return ax
 
 
@@ -150,7 +154,7 @@ def tokens(pieces: list[str], roles: list[str], in_loss: list[bool], ax=None, pe
         ax.text(
             *(x, y, shown),
             **{"ha": "center", "va": "center", "size": 7.5, "family": "monospace", "bbox": box},
-            color="white" if loss else "black",
+            color="black" if role == "template" or not loss else "white",
             weight="bold" if loss else "normal",
         )
     for i, (role, colour) in enumerate(ROLE_STYLE.items()):

@@ -20,6 +20,7 @@ PRICES = (
 )
 ORDER = (
     "keyword-rule",
+    "retrieve-and-quote",
     "zero-shot",
     "few-shot",
     "few-shot-constrained",

@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
@@ -24,7 +24,8 @@ def hardware_arguments(profile: runtime.Profile) -> dict:
     """The ``SFTConfig`` arguments that follow from the profile, not from the lesson.
 
     On the CPU: no GPU, weights already in their dtype (so no autocast), no checkpointing (memory is not short,
-    time is). On CUDA: autocast in the profile's dtype. ``SFTConfig()`` alone raises on a machine without a GPU.
+    time is). Rows are padded to multiples of 16 tokens, so that shapes recur and kernels made for one are used again.
+    On CUDA: autocast in the profile's dtype. ``SFTConfig()`` alone raises on a machine without a GPU.
     """
     cpu = profile.device == "cpu"
     return {
@@ -34,6 +35,7 @@ def hardware_arguments(profile: runtime.Profile) -> dict:
         "gradient_checkpointing": profile.quantized,
         "train_sampling_strategy": "group_by_length",
         "dataloader_pin_memory": not cpu,
+        "pad_to_multiple_of": 16,
         "report_to": "none",
     }
 
@@ -46,9 +48,16 @@ class LeanSFTTrainer(SFTTrainer):
     over completion tokens (a unit test compares loss and gradients). On CUDA, TRL's own fused path is kept.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.remove_callback(
+            PrinterCallback
+        )  # the lesson draws the log; a dictionary a line hides it
+        if self.args.device.type == "cpu":
+            self.add_callback(TrimMemory())
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         import torch
-        import torch.nn.functional as F
 
         if return_outputs or self.args.device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -56,11 +65,9 @@ class LeanSFTTrainer(SFTTrainer):
         hidden = causal_lm.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         labels = inputs["labels"][:, 1:]
         keep = labels != -100
-        logits = causal_lm.lm_head(hidden[:, :-1][keep]).float()
-        count = keep.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = F.cross_entropy(logits, labels[keep], reduction="sum") / torch.as_tensor(
-            count
-        ).clamp(min=1)
+        count = keep.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        total = completion_loss(hidden[:, :-1][keep], causal_lm.lm_head.weight, labels[keep])
+        loss = total / count.clamp(min=1)
         mode = "train" if model.training else "eval"
         self._total_train_tokens += int(inputs["attention_mask"].sum()) if mode == "train" else 0
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -92,6 +99,67 @@ class LeanSFTTrainer(SFTTrainer):
         with torch.no_grad():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
+
+
+def completion_loss(hidden, head, labels, rows: int = 128):
+    """The summed cross-entropy of ``softmax(hidden @ head.T)`` against ``labels``, ``rows`` positions at a time.
+
+    ``hidden``: (positions, width), ``head``: (vocabulary, width), ``labels``: (positions,); returns a float32 scalar. The
+    gradient, softmax minus one-hot, is taken while a block's scores are at hand, so the (positions x 49,152) table, the
+    largest array of a step, never exists (the idea of fused heads: Hsu et al. 2024, Wijmans et al. 2024).
+    """
+    import torch
+
+    class Blocks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, hidden, head, labels):
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            to_hidden = torch.empty_like(hidden)
+            to_head = torch.zeros_like(head) if head.requires_grad else None
+            for start in range(0, len(labels), rows):
+                block, right = hidden[start : start + rows], labels[start : start + rows, None]
+                scores = (block @ head.T).float()
+                scores -= scores.logsumexp(-1, keepdim=True)
+                total -= scores.gather(1, right).sum()
+                error = scores.exp_().scatter_add_(1, right, -torch.ones_like(scores[:, :1]))
+                error = error.to(hidden.dtype)
+                to_hidden[start : start + rows] = error @ head
+                if to_head is not None:
+                    to_head += error.T @ block
+            ctx.save_for_backward(to_hidden, to_head)
+            return total
+
+        @staticmethod
+        def backward(ctx, upstream):
+            to_hidden, to_head = ctx.saved_tensors
+            scale = upstream.to(to_hidden.dtype)
+            return to_hidden * scale, None if to_head is None else to_head * scale, None
+
+    return Blocks.apply(hidden, head, labels)
+
+
+class TrimMemory(TrainerCallback):
+    """Give freed memory back to the system every few steps (glibc's ``malloc_trim``; elsewhere it does nothing).
+
+    Batches of many lengths leave holes in the heap, and the process would grow by gigabytes over a run.
+    """
+
+    def __init__(self, every: int = 8):
+        import ctypes
+
+        self.every = every
+        try:
+            self.trim = ctypes.CDLL("libc.so.6").malloc_trim
+        except (OSError, AttributeError):
+            self.trim = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.trim and state.global_step % self.every == 0:
+            self.trim(0)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.trim:
+            self.trim(0)
 
 
 def master_adamw(parameters, **options):
@@ -134,7 +202,8 @@ def make_lean(trainer, profile: runtime.Profile) -> list[str]:
     """Fit a built trainer to this hardware, and return what was done, in sentences.
 
     On a CPU with bf16 arithmetic the adapters get bf16 too, and each decoder layer is compiled once (half a minute) where a
-    C++ compiler is at hand and the run is long enough to earn it back. Call it after the trainer is built.
+    C++ compiler is at hand and the run is long enough to earn it back; with it goes attention written as two matrix products,
+    since the fused CPU kernel is slow backwards on rows as short as ours. Call it after the trainer is built.
     """
     import torch
 
@@ -150,9 +219,13 @@ def make_lean(trainer, profile: runtime.Profile) -> list[str]:
         batch = trainer.args.per_device_train_batch_size
         steps = len(trainer.train_dataset) * trainer.args.num_train_epochs / batch
         if compiler_available() and steps >= 60:
+            trainer.model.get_base_model().set_attn_implementation("eager")
             for layer in trainer.model.get_base_model().model.layers:
                 layer.compile(dynamic=True)
-            done.append("decoder layers compiled (the first step takes half a minute)")
+            done.append(
+                "decoder layers compiled, attention as two matrix products "
+                "(the first step takes half a minute)"
+            )
     elif profile.quantized:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:

@@ -47,3 +47,19 @@ def write(tmp_path):
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def tiny_llama():
+    """Build a two-layer Llama with random weights, the same ones each time; options go to its configuration."""
+
+    def build(**options):
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+        shape = {"num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 512}
+        return LlamaForCausalLM(LlamaConfig(**{**sizes, **shape, **options}))
+
+    return build

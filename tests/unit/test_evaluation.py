@@ -12,6 +12,7 @@ from helpers.evaluation import (
     agreement,
     facts_right,
     house_metric,
+    in_house_form,
     mcnemar,
     parse_reply,
     quantities,
@@ -92,18 +93,15 @@ def test_hostile_json_is_refused_without_an_error(text):
     assert parse_reply(text) is None
 
 
-def test_ten_kilobyte_reply_in_good_form_is_refused_for_its_length(reply):
-    assert (
-        parse_reply(json.dumps({**reply, "reply": "The desk answers. " * 600 + SIGN_OFF})) is None
-    )
+def test_ten_kilobyte_reply_parses_but_is_not_in_house_form(reply):
+    text = json.dumps({**reply, "reply": "The desk answers. " * 600 + SIGN_OFF})
+    assert not in_house_form(parse_reply(text))
 
 
-@pytest.mark.parametrize(
-    ("words", "parses"), [(1, True), (MAX_WORDS, True), (MAX_WORDS + 1, False)]
-)
-def test_reply_holds_one_to_thirty_words_before_its_sign_off(reply, words, parses):
+@pytest.mark.parametrize(("words", "holds"), [(1, True), (MAX_WORDS, True), (MAX_WORDS + 1, False)])
+def test_house_form_has_one_to_thirty_words_before_the_sign_off(reply, words, holds):
     text = " ".join(["word"] * words) + SIGN_OFF
-    assert (parse_reply(json.dumps({**reply, "reply": text})) is not None) is parses
+    assert in_house_form({**reply, "reply": text}) is holds
 
 
 def test_truncated_object_is_refused(reply):
@@ -130,9 +128,9 @@ def test_key_in_the_wrong_case_is_refused(reply):
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
-    "value", ["NaN", "Infinity", "1", "null", "true", "[]", '["returns"]', '{"a": "b"}', '""']
+    "value", ["NaN", "Infinity", "1", "null", "true", "[]", '["returns"]', '{"a": "b"}']
 )
-def test_empty_value_or_value_of_another_type_is_refused(reply, key, value):
+def test_value_of_another_type_is_refused(reply, key, value):
     assert parse_reply(dumps(reply).replace(json.dumps(reply[key]), value)) is None
 
 
@@ -151,8 +149,17 @@ def test_empty_value_or_value_of_another_type_is_refused(reply, key, value):
         {"policy": "RET-1 "},
     ],
 )
-def test_unknown_label_is_refused(reply, change):
-    assert parse_reply(json.dumps({**reply, **change})) is None
+def test_unknown_label_parses_but_is_not_in_house_form(reply, change):
+    assert not in_house_form(parse_reply(json.dumps({**reply, **change})))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_empty_value_is_not_in_house_form(reply, key):
+    assert not in_house_form({**reply, key: ""})
+
+
+def test_good_reply_is_in_house_form(reply):
+    assert in_house_form(reply)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +182,8 @@ def test_unknown_label_is_refused(reply, change):
         "45 days. - Bramble desk - Bramble",
     ],
 )
-def test_reply_without_text_and_exact_sign_off_is_refused(reply, text):
-    assert parse_reply(json.dumps({**reply, "reply": text})) is None
+def test_reply_without_text_and_exact_sign_off_is_not_in_house_form(reply, text):
+    assert not in_house_form(parse_reply(json.dumps({**reply, "reply": text})))
 
 
 # --- scoring ---
@@ -203,11 +210,19 @@ def test_unparseable_reply_scores_zero_on_every_field(make_row, text):
         ({"policy": "RET-2"}, "policy"),
         ({"policy": "none"}, "policy"),
         ({"reply": "14 days. - Bramble desk"}, "facts"),
+        ({"reply": "You can return it within 45 days of delivery."}, "format"),
     ],
 )
 def test_one_wrong_field_costs_that_score_and_resolved_only(make_row, change, wrong):
     score = score_reply(json.dumps({**make_row()["reply"], **change}), make_row())
     assert {name for name in SCORES if not getattr(score, name)} == {wrong, "resolved"}
+
+
+def test_unknown_label_costs_the_format_and_its_own_field_only(make_row):
+    score = score_reply(json.dumps({**make_row()["reply"], "product": "motor"}), make_row())
+    assert {name for name in SCORES if not getattr(score, name)} == {
+        *("format", "product", "resolved")
+    }
 
 
 @pytest.mark.parametrize("missing", ["format", "triage", "product", "policy", "facts"])

@@ -12,23 +12,16 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def tiny(tokenizer):
-    """A two-layer Llama with random weights: fast, and unforgiving about masks and positions."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
+def tiny(tokenizer, tiny_llama):
+    """Fast, and unforgiving about masks and positions."""
+    return tiny_llama(
         vocab_size=len(tokenizer),
         hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config).eval()
+    ).eval()
 
 
 def ask(*texts: str) -> list[list[dict]]:
@@ -46,15 +39,33 @@ QUESTIONS = ask(
 )
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokenizer, batch_size):
+def one_by_one(tiny, tokenizer, conversations):
     plain = []
-    for messages in QUESTIONS:
+    for messages in conversations:
         ids = torch.tensor([generation.encode(tokenizer, messages)])
         out = tiny.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
         )
         plain.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    return plain
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batches_without_a_shared_prefix_write_what_one_by_one_writes(tiny, tokenizer, batch_size):
+    asked = [
+        data.messages("How long?", system) for system in ("Be brief.", "You sell bikes.", "Hm")
+    ]
+    asked += [[{"role": "user", "content": "Where is my bike, and who has it now?"}]]
+    assert generation.shared_prefix([generation.encode(tokenizer, m) for m in asked]) < 16
+    ours = generation.generate(tiny, tokenizer, asked, max_new_tokens=12, batch_size=batch_size)
+    assert [reply.text for reply in ours] == one_by_one(tiny, tokenizer, asked)
+    assert tiny.config._attn_implementation != "grouped"
+    assert not tiny.get_output_embeddings()._forward_pre_hooks
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokenizer, batch_size):
+    plain = one_by_one(tiny, tokenizer, QUESTIONS)
     assert generation.shared_prefix([generation.encode(tokenizer, m) for m in QUESTIONS]) >= 16
     ours = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=12, batch_size=batch_size)
     assert [reply.text for reply in ours] == plain

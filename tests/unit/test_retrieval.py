@@ -84,3 +84,29 @@ def test_most_tickets_outside_the_handbook_get_no_section_and_few_inside(learned
         empty[bool(row["asks"])].append(not context)
     assert np.mean(empty[False]) >= 0.6
     assert np.mean(empty[True]) <= 0.08
+
+
+def test_spelling_helps_the_learned_retriever_where_a_word_is_misspelt():
+    rows = data.tickets("train")[:400]
+    meaning = retrieval.Learned(data.handbook(), rows, letters=0.0)
+    both = retrieval.Learned(data.handbook(), rows)
+    asked = [row for row in rows if row["asks"]][:40]
+    swapped = [row["ticket"].replace("ea", "ae").replace("tt", "t") for row in asked]
+
+    def right(learned):
+        gold = retrieval.gold_ranks(learned.scores(swapped), asked, learned.sections)
+        return retrieval.recall_at_k(gold, 1)
+
+    assert right(both) >= right(meaning)
+
+
+def test_a_result_is_kept_by_what_went_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
+    features = np.eye(4)
+    owner = np.array([0, 0, 1, 1])
+    first = retrieval._kept(retrieval._fit)(features, owner, 1.0)
+    again = retrieval._kept(retrieval._fit)(features, owner, 1.0)
+    other = retrieval._kept(retrieval._fit)(features, owner, 9.0)
+    assert (tmp_path / "cache").is_dir()
+    assert np.array_equal(first.coef_, again.coef_)
+    assert not np.allclose(first.coef_, other.coef_)

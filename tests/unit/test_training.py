@@ -2,7 +2,6 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from helpers import data, models, runtime, training
@@ -27,36 +26,32 @@ def rows():
     ]
 
 
-def build(trainer_class, tokenizer, rows, folder, lora=LORA, **options):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-    )
-    arguments = {
-        "save_strategy": "no",
-        "max_steps": 2,
-        "disable_tqdm": True,
-        "per_device_train_batch_size": 4,
-    }
-    return trainer_class(
-        model=LlamaForCausalLM(config),
-        args=SFTConfig(
-            output_dir=str(folder),
-            **{**training.hardware_arguments(PROFILE), **arguments, **options},
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=lora,
-    )
+@pytest.fixture(scope="module")
+def build(tiny_llama):
+    def make(trainer_class, tokenizer, rows, folder, lora=LORA, **options):
+        arguments = {
+            "save_strategy": "no",
+            "max_steps": 2,
+            "disable_tqdm": True,
+            "per_device_train_batch_size": 4,
+        }
+        return trainer_class(
+            model=tiny_llama(vocab_size=len(tokenizer)),
+            args=SFTConfig(
+                output_dir=str(folder),
+                **{**training.hardware_arguments(PROFILE), **arguments, **options},
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=lora,
+        )
+
+    return make
 
 
-def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(tokenizer, rows, tmp_path):
+def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(
+    build, tokenizer, rows, tmp_path
+):
     found = []
     for trainer_class in (SFTTrainer, training.LeanSFTTrainer):
         trainer = build(trainer_class, tokenizer, rows, tmp_path)
@@ -77,7 +72,7 @@ def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(tokenizer, r
 
 
 def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(
-    tokenizer, rows, tmp_path
+    build, tokenizer, rows, tmp_path
 ):
     trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -87,7 +82,7 @@ def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(
     assert half.item() == pytest.approx(mean.item() / 2, rel=1e-5)
 
 
-def test_an_evaluation_reports_the_same_loss_as_the_plain_trainer(tokenizer, rows, tmp_path):
+def test_an_evaluation_reports_the_same_loss_as_the_plain_trainer(build, tokenizer, rows, tmp_path):
     plain, lean = (
         build(c, tokenizer, rows, tmp_path) for c in (SFTTrainer, training.LeanSFTTrainer)
     )
@@ -120,7 +115,7 @@ BF16 = runtime.Profile("cpu", runtime.EMBEDDED, "bfloat16", False, "cpu", "test"
 
 @pytest.mark.parametrize("profile", [PROFILE, BF16], ids=["fp32", "bf16"])
 def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(
-    tokenizer, rows, tmp_path, profile
+    build, tokenizer, rows, tmp_path, profile
 ):
     steps = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     first = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path, **steps)
@@ -144,7 +139,7 @@ def test_no_checkpoint_means_a_fresh_start(tmp_path):
     assert training.last_checkpoint(tmp_path) is None
 
 
-def test_a_saved_adapter_is_whole_and_found_again(tokenizer, rows, tmp_path, monkeypatch):
+def test_a_saved_adapter_is_whole_and_found_again(build, tokenizer, rows, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
     trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path / "checkpoints")
     folder = training.adapter_dir("sft", "0123456789ab")
@@ -155,7 +150,7 @@ def test_a_saved_adapter_is_whole_and_found_again(tokenizer, rows, tmp_path, mon
     assert runtime.EMBEDDED in (folder / "adapter_config.json").read_text()
 
 
-def test_an_adapter_of_other_data_is_not_taken(tokenizer, rows, tmp_path, monkeypatch):
+def test_an_adapter_of_other_data_is_not_taken(build, tokenizer, rows, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
     trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path / "checkpoints")
     folder = training.adapter_dir("sft", "0123456789ab")
@@ -172,3 +167,39 @@ def test_a_run_has_the_same_key_again_and_another_with_another_rate(rows, tmp_pa
     keys = [training.run_key(LORA, a, PROFILE, rows) for a in arguments]
     assert keys[0] == keys[1] != keys[2]
     assert training.run_key(LORA, arguments[0], PROFILE, rows[:4]) != keys[0]
+
+
+def test_the_loss_in_blocks_is_the_plain_one_with_its_gradients():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(300, 16), torch.randn(50, 16)
+    labels = torch.randint(0, 50, (300,))
+    found = []
+    for loss in (
+        lambda h, w: training.completion_loss(h, w, labels, rows=128),
+        lambda h, w: torch.nn.functional.cross_entropy(h @ w.T, labels, reduction="sum"),
+    ):
+        h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+        value = loss(h, w)
+        (value / 7).backward()
+        found.append((value.detach(), h.grad, w.grad))
+    for lean, plain in zip(*found):
+        torch.testing.assert_close(lean, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_in_blocks_leaves_a_frozen_head_alone():
+    hidden, head = torch.randn(5, 4, requires_grad=True), torch.randn(9, 4)
+    training.completion_loss(hidden, head, torch.arange(5)).backward()
+    assert hidden.grad is not None and head.grad is None
+
+
+def test_the_trainer_prints_no_dictionaries_and_trims_its_memory(
+    build, tokenizer, rows, tmp_path, capsys
+):
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path, logging_steps=1)
+    trimmed = []
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, training.TrimMemory):
+            callback.every, callback.trim = 1, trimmed.append
+    trainer.train()
+    assert len(trimmed) == 3  # two steps and the end
+    assert "grad_norm" not in capsys.readouterr().out
