@@ -54,86 +54,49 @@ def _plain_head(model):
         hook.remove()
 
 
-def _roomy_cache(layers: int, room: int, before: int = 0):
-    """A ``DynamicCache`` whose layers keep room for ``room`` more tokens, so that a new one is written in place.
+def _shared_cache(prefix):
+    """A cache for rows that all begin with ``prefix`` (a cache of one row), and the attention reading both.
 
-    ``DynamicCache`` itself copies all keys and values at every token, which takes longer than the model on two cores.
-    ``before`` tokens count as seen without being stored here (the shared prefix).
-    """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    class Roomy(DynamicLayer):
-        buffers = None
-
-        def get_seq_length(self) -> int:
-            return before + super().get_seq_length()
-
-        def update(self, keys, values, *args, **kwargs):
-            if not self.is_initialized:
-                self.lazy_initialization(keys, values)
-            used = super().get_seq_length()
-            end = used + keys.shape[-2]
-            if self.buffers is None or end > self.buffers[0].shape[-2]:
-                grown = [
-                    x.new_empty(*x.shape[:-2], end + room, x.shape[-1]) for x in (keys, values)
-                ]
-                for new, old in zip(grown, (self.keys, self.values) if used else ()):
-                    new[..., :used, :] = old
-                self.buffers = grown
-            for buffer, new in zip(self.buffers, (keys, values)):
-                buffer[..., used:end, :] = new
-            self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
-            return self.keys, self.values
-
-    cache = DynamicCache()
-    cache.layers = [Roomy() for _ in range(layers)]
-    return cache
-
-
-def _grouped_attention(prefix=None) -> str:
-    """Register the attention that ``generate`` uses on the CPU and for a shared prefix, and return its name.
-
-    ``prefix`` is a cache of one row that all rows begin with. It is kept once: at each new token the queries of all rows meet
-    it in one matrix product, and only what follows it is stored row by row. The model's query heads share their keys
-    and values in groups; these are read in place, where the stock kernel first copies them to every head. Introduced in
-    lesson 01, section 1.3.
+    ``DynamicCache`` copies the prefix to every row, and again at every step. Here it is kept once: at each
+    new token the queries of all rows meet it in one matrix product, and only what follows it is stored row
+    by row. Introduced in lesson 01, section 1.3.
     """
     import torch
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+    from transformers.cache_utils import DynamicLayer
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import eager_mask
 
-    length = prefix.get_seq_length() if prefix is not None else 0
+    length = prefix.get_seq_length()
+
+    class OwnTokens(DynamicLayer):
+        def get_seq_length(self) -> int:
+            return length + super().get_seq_length()
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
+        layer = prefix.layers[module.layer_idx]
         (rows, heads, new, dim), groups = query.shape, key.shape[1]
-        layer = prefix.layers[module.layer_idx] if length else None
         if new > 1:
-            if layer is not None:
-                key = torch.cat([layer.keys.expand(rows, -1, -1, -1), key], -2)
-                value = torch.cat([layer.values.expand(rows, -1, -1, -1), value], -2)
+            key = torch.cat([layer.keys.expand(rows, -1, -1, -1), key], -2)
+            value = torch.cat([layer.values.expand(rows, -1, -1, -1), value], -2)
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, scaling=scaling
             )
         asked = query.reshape(rows, groups, -1, dim)
-        weights = asked @ key.mT
-        if layer is not None:
-            folded = asked.transpose(0, 1).reshape(groups, -1, dim)
-            shared = (folded @ layer.keys[0].mT).view(groups, rows, -1, length).transpose(0, 1)
-            weights = torch.cat([shared, weights], -1)
-        weights = weights * scaling + attention_mask
+        folded = asked.transpose(0, 1).reshape(groups, -1, dim)
+        shared = (folded @ layer.keys[0].mT).view(groups, rows, -1, length).transpose(0, 1)
+        weights = torch.cat([shared, asked @ key.mT], -1) * scaling + attention_mask
         weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
-        mixed = weights[..., length:] @ value
-        if layer is not None:
-            folded = weights[..., :length].transpose(0, 1).reshape(groups, -1, length)
-            shared = (folded @ layer.values[0]).view(groups, rows, -1, dim).transpose(0, 1)
-            mixed = mixed + shared
+        folded = weights[..., :length].transpose(0, 1).reshape(groups, -1, length)
+        mixed = (folded @ layer.values[0]).view(groups, rows, -1, dim).transpose(0, 1)
+        mixed = mixed + weights[..., length:] @ value
         return mixed.reshape(rows, 1, heads, dim), None
 
-    AttentionInterface.register("grouped", attend)
-    AttentionMaskInterface.register("grouped", eager_mask)
-    return "grouped"
+    AttentionInterface.register("shared_prefix", attend)
+    AttentionMaskInterface.register("shared_prefix", eager_mask)
+    cache = DynamicCache()
+    cache.layers = [OwnTokens() for _ in prefix.layers]
+    return cache
 
 
 def generate(
@@ -199,10 +162,10 @@ def generate(
             mask = torch.tensor(
                 [[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)]
             )
-            layers = model.config.num_hidden_layers
-            extra = {"past_key_values": _roomy_cache(layers, max_new_tokens, before=prefix)}
-            if prefix_cache is not None or model.device.type == "cpu":
-                model.set_attn_implementation(_grouped_attention(prefix_cache))
+            extra = {}
+            if prefix_cache is not None:
+                extra["past_key_values"] = _shared_cache(prefix_cache)
+                model.set_attn_implementation("shared_prefix")
             if processors is not None:
                 extra["logits_processor"] = processors(ids.shape[1], rows)
             ids, mask = ids.to(model.device), mask.to(model.device)

@@ -241,11 +241,9 @@ def mrr(gold: np.ndarray) -> float:
     return float((1.0 / np.asarray(gold)).mean())
 
 
-@lru_cache(maxsize=2)
-def default_retriever(version: int = 1) -> Learned:
+@lru_cache(maxsize=1)
+def default_retriever() -> Learned:
     """The retriever of lessons 02, 04 and 05: ``Learned`` over the handbook and the training tickets."""
     from helpers.data import tickets
 
-    if version != 1:
-        return default_retriever().reindexed(handbook(version))
     return Learned(handbook(), tickets("train"))

@@ -6,7 +6,6 @@ Introduced in lesson 00, section 0.7. The latest row of a method, model and seed
 from __future__ import annotations
 
 import json
-import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -146,8 +145,3 @@ def table(rows: list[dict] | None = None):
     numbers = frame.select_dtypes("number").columns
     frame[numbers] = frame[numbers].astype(object).where(frame[numbers].notna(), None)
     return frame.map(lambda v: "" if v is None else (f"{v:.4g}" if isinstance(v, float) else v))
-
-
-def platform_line() -> str:
-    """The system in one line, for a report."""
-    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"

@@ -50,9 +50,8 @@ class LeanSFTTrainer(SFTTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.remove_callback(
-            PrinterCallback
-        )  # the lesson draws the log; a dictionary a line hides it
+        # the lesson draws the log; a dictionary a line would hide it
+        self.remove_callback(PrinterCallback)
         if self.args.device.type == "cpu":
             self.add_callback(TrimMemory())
 
@@ -105,7 +104,7 @@ def completion_loss(hidden, head, labels, rows: int = 128):
     """The summed cross-entropy of ``softmax(hidden @ head.T)`` against ``labels``, ``rows`` positions at a time.
 
     ``hidden``: (positions, width), ``head``: (vocabulary, width), ``labels``: (positions,); returns a float32 scalar. The
-    gradient, softmax minus one-hot, is taken while a block's scores are at hand, so the (positions x 49,152) table, the
+    gradient, softmax minus one-hot, is taken while a block's scores are at hand (not in an evaluation), so the (positions x 49,152) table, the
     largest array of a step, never exists (the idea of fused heads: Hsu et al. 2024, Wijmans et al. 2024).
     """
     import torch
@@ -114,13 +113,15 @@ def completion_loss(hidden, head, labels, rows: int = 128):
         @staticmethod
         def forward(ctx, hidden, head, labels):
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            to_hidden = torch.empty_like(hidden)
+            to_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
             to_head = torch.zeros_like(head) if head.requires_grad else None
             for start in range(0, len(labels), rows):
                 block, right = hidden[start : start + rows], labels[start : start + rows, None]
                 scores = (block @ head.T).float()
                 scores -= scores.logsumexp(-1, keepdim=True)
                 total -= scores.gather(1, right).sum()
+                if to_hidden is None:
+                    continue
                 error = scores.exp_().scatter_add_(1, right, -torch.ones_like(scores[:, :1]))
                 error = error.to(hidden.dtype)
                 to_hidden[start : start + rows] = error @ head

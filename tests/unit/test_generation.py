@@ -59,7 +59,7 @@ def test_batches_without_a_shared_prefix_write_what_one_by_one_writes(tiny, toke
     assert generation.shared_prefix([generation.encode(tokenizer, m) for m in asked]) < 16
     ours = generation.generate(tiny, tokenizer, asked, max_new_tokens=12, batch_size=batch_size)
     assert [reply.text for reply in ours] == one_by_one(tiny, tokenizer, asked)
-    assert tiny.config._attn_implementation != "grouped"
+    assert tiny.config._attn_implementation != "shared_prefix"
     assert not tiny.get_output_embeddings()._forward_pre_hooks
 
 
