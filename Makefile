@@ -6,7 +6,7 @@ PY := $(BIN)/python
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup lab run test check clean
+.PHONY: help setup lab run test check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +35,9 @@ check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 test: setup ## unit tests, every lesson with real training, score floors (about 50 minutes on 2 cores)
 	@rm -rf runs/test && mkdir -p runs/test
 	@WORKSHOP_RUNS=$(CURDIR)/runs/test $(PY) -m pytest tests/unit notebooks tests/floors
+
+bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under three minutes
+	@$(PY) -m benchmarks.bench $(if $(QUICK),--quick)
 
 clean: ## remove what runs left behind; the environment and the model stay
 	rm -rf runs .pytest_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Train one adapter for each setting, score it on validation, and add a line to ``data/sweep.jsonl`` (lesson 04, section 4.9).
 
-``python -m benchmarks.sweep --adapter sft-rag --epochs 2 --learning-rate 2e-3`` runs one setting; without options it runs the list
-below, skipping what the file already holds. The test set is not touched.
+``python -m benchmarks.sweep --adapter sft-rag --epochs 2 --learning-rate 2e-3`` runs one setting; without options it runs the defaults
+and each change of the list below, skipping what the file already holds. The test set is not touched.
 """
 
 from __future__ import annotations
@@ -13,15 +13,29 @@ import time
 
 from helpers import data, evaluation, methods, models, runtime, training
 
-KEYS = ("adapter", "rank", "learning_rate", "epochs", "batch", "rows", "seed")
-SETTINGS = [
-    {"adapter": "sft-rag", "rank": 16, "learning_rate": 5e-4, "epochs": 1.0},
-    {"adapter": "sft-rag", "rank": 16, "learning_rate": 1e-3, "epochs": 1.0},
-    {"adapter": "sft-rag", "rank": 16, "learning_rate": 2e-3, "epochs": 1.0},
-    {"adapter": "sft-rag", "rank": 16, "learning_rate": 4e-3, "epochs": 1.0},
-    {"adapter": "sft-rag", "rank": 4, "learning_rate": 2e-3, "epochs": 1.0},
-    {"adapter": "sft-rag", "rank": 16, "learning_rate": 2e-3, "epochs": 2.0},
+DEFAULTS = {
+    "adapter": "sft-rag",
+    "rank": 16,
+    "learning_rate": 2e-3,
+    "epochs": 1.0,
+    "batch": 8,
+    "first_layer": 10,
+    "other_figures": 0.5,
+    "rows": 10_000,
+    "seed": 0,
+}
+CHANGES = [
+    {},
+    {"first_layer": 0},
+    {"first_layer": 15},
+    {"other_figures": 0.0},
+    {"batch": 4},
+    {"learning_rate": 1e-3},
+    {"learning_rate": 4e-3},
+    {"rank": 4},
+    {"epochs": 2.0},
 ]
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def run(setting: dict, profile: runtime.Profile) -> dict:
@@ -32,11 +46,13 @@ def run(setting: dict, profile: runtime.Profile) -> dict:
 
     runtime.set_seed(setting["seed"])
     method = methods.METHODS[setting["adapter"]]
-    rows = methods.training_rows(method.sections)[: setting["rows"]]
+    rows = methods.training_rows(method.sections, other_figures=setting["other_figures"])
+    rows = rows[: setting["rows"]]
+    model = models.load_model(profile)
     tokenizer = models.load_tokenizer(profile)
     with tempfile.TemporaryDirectory() as folder:
         trainer = training.LeanSFTTrainer(
-            model=models.load_model(profile),
+            model=model,
             args=SFTConfig(
                 output_dir=folder,
                 per_device_train_batch_size=setting["batch"],
@@ -55,7 +71,10 @@ def run(setting: dict, profile: runtime.Profile) -> dict:
             peft_config=LoraConfig(
                 r=setting["rank"],
                 lora_alpha=2 * setting["rank"],
-                target_modules="all-linear",
+                target_modules=LINEAR,
+                layers_to_transform=list(
+                    range(setting["first_layer"], model.config.num_hidden_layers)
+                ),
                 task_type="CAUSAL_LM",
             ),
         )
@@ -72,7 +91,7 @@ def run(setting: dict, profile: runtime.Profile) -> dict:
     )
     scores = evaluation.score_all([reply.text for reply in replies], validation)
     return {
-        **{key: setting[key] for key in KEYS},
+        **setting,
         "rows": len(rows),
         **evaluation.summary(scores),
         "train_seconds": round(seconds),
@@ -88,22 +107,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--adapter", choices=("sft", "sft-rag"))
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, value in DEFAULTS.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     options = vars(parser.parse_args())
-    common = {"batch": options["batch"], "rows": options["rows"], "seed": options["seed"]}
-    settings = [options] if options["adapter"] else [{**common, **setting} for setting in SETTINGS]
+    settings = [options] if options != DEFAULTS else [DEFAULTS | change for change in CHANGES]
     profile = runtime.start()
     path = data.data_dir() / "sweep.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    done = [tuple(json.loads(line)[key] for key in KEYS if key != "rows") for line in lines]
+    known = [json.loads(line) for line in lines]
     for setting in settings:
-        if tuple(setting[key] for key in KEYS if key != "rows") in done:
+        asked = {key: value for key, value in setting.items() if key != "rows"}
+        if any(asked.items() <= line.items() and setting["rows"] >= line["rows"] for line in known):
             continue
         line = run(setting, profile)
         from helpers.scoreboard import append_line
@@ -111,7 +125,7 @@ def main() -> None:
         append_line(path, json.dumps(line, ensure_ascii=False))
         rate = line["resolved"]
         print(
-            f"{ {key: line[key] for key in KEYS} }: resolved {rate['value']:.1%} in {line['train_seconds']} s"
+            f"{ {key: line[key] for key in DEFAULTS} }: resolved {rate['value']:.1%} in {line['train_seconds']} s"
         )
 
 

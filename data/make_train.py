@@ -49,6 +49,22 @@ def slip(text: str, rng: random.Random) -> str:
     return text[:i] + middle + text[i + 2 :]
 
 
+def misspelt(product: str, rng: random.Random) -> str:
+    """A product as a hasty customer types it: a letter swapped, left out, doubled, or written as it sounds."""
+    sounds = {"C": "K", "c": "k", "ph": "f", "ss": "s", "st": "s", "ni": "ny", "ee": "e"}
+    name = product.lower() if rng.random() < 0.6 else product
+    spots = [m.start() for m in re.finditer(r"(?<=[A-Za-z])[a-z](?=[a-z])", name)]
+    i, kind = rng.choice(spots), rng.random()
+    heard = [(old, new) for old, new in sounds.items() if old in name]
+    if heard and kind < 0.3:
+        return name.replace(*rng.choice(heard), 1)
+    if kind < 0.55:
+        return name[:i] + name[i + 1 :]
+    if kind < 0.8:
+        return name[:i] + name[i + 1] + name[i] + name[i + 2 :]
+    return name[:i] + name[i] + name[i:]
+
+
 def fill(phrasing: dict, number: int, intents: dict[str, str]) -> dict:
     """One training row from one phrasing."""
     rng = random.Random(phrasing["ticket"])
@@ -68,6 +84,9 @@ def fill(phrasing: dict, number: int, intents: dict[str, str]) -> dict:
         said = product.lower() if ticket == ticket.lower().replace("{PRODUCT}", "") else product
         if rng.random() < 0.1:
             said = said.replace(" ", "").lower()
+        own = random.Random(phrasing["ticket"] + product)
+        if own.random() < 0.15:
+            said = misspelt(said, own)
         if said[0] in "aA":
             ticket = re.sub(r"\b([Aa]) (?=\{product\})", r"\1n ", ticket)
         ticket = ticket.replace("{product}", said)

@@ -99,6 +99,52 @@ def _shared_cache(prefix):
     return cache
 
 
+def _write(model, ids, mask, cache, prefix: int, limit: int, end: int, choose, processors):
+    """Write every row of a batch token by token; a row that has ended leaves the batch. Returns lists of token ids.
+
+    ``ids``, ``mask``: (rows, width), of which ``cache`` holds the first ``prefix`` columns. What a step costs on a CPU
+    grows with its rows; ``model.generate`` drags ended rows along to the end of the longest, here replies of 60 tokens beside a
+    longest of 96. A processor is told who stays by ``keep(places)``.
+    """
+    import torch
+
+    written: list[list[int]] = [[] for _ in ids]
+    rows = torch.arange(len(ids), device=ids.device)
+    done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
+    step = ids[:, prefix:]
+    for _ in range(limit):
+        scores = model(
+            input_ids=step,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        scores = scores.float()
+        if processors is not None:
+            scores = processors(ids, scores)
+        token = choose(scores)
+        for row, value, over in zip(rows.tolist(), token.tolist(), done.tolist()):
+            if not over:
+                written[row].append(value)
+        done |= token == end
+        if done.all():
+            break
+        step, positions = token[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
+        ids = torch.cat([ids, step], -1)
+        if done.float().mean() > 0.1:
+            stay = (~done).nonzero()[:, 0]
+            cache.batch_select_indices(stay)
+            rows, done, step, ids = rows[stay], done[stay], step[stay], ids[stay]
+            mask, positions = mask[stay], positions[stay]
+            for processor in processors or ():
+                processor.keep(stay.tolist())
+    return written
+
+
 def generate(
     model,
     tokenizer,
@@ -111,8 +157,8 @@ def generate(
 ) -> list[Reply]:
     """Reply to every conversation, in order; greedy unless ``temperature`` > 0.
 
-    ``processors(prompt_width, rows)`` may return a ``LogitsProcessorList`` for a batch (lesson 01 uses it
-    for a grammar). ``progress`` labels a progress bar. The output is the same as one by one with
+    ``processors(prompt_width, rows)`` may return a ``LogitsProcessorList`` for a batch, of processors that have ``keep``
+    (lesson 01 uses it for a grammar). ``progress`` labels a progress bar. The output is the same as one by one with
     ``model.generate``, apart from rounding in 16 bit. Raises ValueError if a prompt and its reply do not fit
     the context window.
     """
@@ -133,11 +179,12 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     prefix = shared_prefix(prompts) if len(prompts) > 1 else 0
     prefix_cache, prefix_seconds, attention = None, 0.0, model.config._attn_implementation
-    options = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
-    if temperature > 0:
-        options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
-    else:
-        options |= {"do_sample": False, "temperature": None, "top_p": None}
+
+    def choose(scores):
+        if temperature > 0:
+            return torch.multinomial((scores / temperature).softmax(-1), 1)[:, 0]
+        return scores.argmax(-1)
+
     bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
     with torch.inference_mode(), _plain_head(model):
         if prefix >= 16:
@@ -162,27 +209,22 @@ def generate(
             mask = torch.tensor(
                 [[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)]
             )
-            extra = {}
+            cache = DynamicCache()
             if prefix_cache is not None:
-                extra["past_key_values"] = _shared_cache(prefix_cache)
+                cache = _shared_cache(prefix_cache)
                 model.set_attn_implementation("shared_prefix")
-            if processors is not None:
-                extra["logits_processor"] = processors(ids.shape[1], rows)
-            ids, mask = ids.to(model.device), mask.to(model.device)
             try:
-                output = model.generate(input_ids=ids, attention_mask=mask, **extra, **options)
+                written = _write(
+                    *(model, ids.to(model.device), mask.to(model.device), cache, prefix),
+                    *(max_new_tokens, tokenizer.eos_token_id, choose),
+                    processors and processors(ids.shape[1], rows),
+                )
             finally:
                 model.set_attn_implementation(attention)
             seconds = (time.perf_counter() - started) / len(rows) + prefix_seconds
-            for i, tokens in zip(rows, output[:, ids.shape[1] :].tolist()):
-                ended = (
-                    tokens.index(tokenizer.eos_token_id) + 1
-                    if tokenizer.eos_token_id in tokens
-                    else None
-                )
-                count = ended or len(tokens)
-                text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
-                replies[i] = Reply(text.strip(), len(prompts[i]), count, seconds)
+            for i, tokens in zip(rows, written):
+                text = tokenizer.decode(tokens, skip_special_tokens=True)
+                replies[i] = Reply(text.strip(), len(prompts[i]), len(tokens), seconds)
             bar.update(len(rows))
     bar.close()
     return replies
@@ -231,6 +273,10 @@ def house_grammar(tokenizer, schema: dict, text_tokens: int = 48):
                 [LLMatcher(engine, grammar) for _ in range(rows)],
             )
             self.bitmask = llguidance.torch.allocate_token_bitmask(rows, engine.vocab_size)
+
+        def keep(self, places: list[int]) -> None:
+            self.matchers = [self.matchers[place] for place in places]
+            self.bitmask = self.bitmask[places].contiguous()
 
         def __call__(self, input_ids, scores):
             for row, matcher in enumerate(self.matchers):

@@ -87,6 +87,17 @@ def markdown(table) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
+def note_times(lesson: str, seconds: float, cells: list[float]) -> None:
+    """Keep a lesson's seconds, in all and cell by cell, in ``runs/lessons.json``."""
+    path = runtime.runs_dir() / "lessons.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known[lesson] = {"seconds": round(seconds, 1), "cells": [round(cell, 1) for cell in cells]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
 def run(paths: list[Path]) -> dict[str, float]:
     """Execute the notebooks, refresh their outputs, and return each one's seconds; a failing cell stops with its lesson's name."""
     import nbformat
@@ -98,10 +109,12 @@ def run(paths: list[Path]) -> dict[str, float]:
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+        ends = [started]
 
-        def say(cell, cell_index, *, path=path, code=code, started=started, number=number) -> None:
+        def say(cell, cell_index, *, path=path, code=code, ends=ends, number=number) -> None:
             if cell_index in code:
-                done, so_far = code.index(cell_index) + 1, time.perf_counter() - started
+                ends.append(time.perf_counter())
+                done, so_far = code.index(cell_index) + 1, ends[-1] - ends[0]
                 end = "\r" if sys.stdout.isatty() else "\n" if done == len(code) else ""
                 text = f"[{number}/{len(paths)}] {path.stem}: cell {done} of {len(code)}, {so_far:.0f} s"
                 if sys.stdout.isatty() or end:
@@ -120,6 +133,7 @@ def run(paths: list[Path]) -> dict[str, float]:
         except CellExecutionError as error:
             raise SystemExit(f"\n{path.name} stopped:\n{error}") from None
         seconds[path.stem] = time.perf_counter() - started
+        note_times(path.stem, seconds[path.stem], [b - a for a, b in zip(ends, ends[1:])])
         if not runtime.fast():
             state_time(notebook, seconds[path.stem])
         part = path.with_suffix(".ipynb.part")
@@ -236,7 +250,7 @@ def main(arguments: list[str]) -> int:
         print(
             f"{len(paths)} lessons in {sum(seconds.values()) / 60:.1f} minutes\n\n{table.T.to_string()}"
         )
-        if not wanted and not runtime.fast():
+        if not runtime.fast() and set(scoreboard.ORDER) <= set(table.index):
             columns = [
                 "n",
                 "resolved %",

@@ -34,11 +34,12 @@ def embed(texts: list[str]) -> np.ndarray:
     """
     new = [text for text in dict.fromkeys(texts) if text not in _embedded]
     if new:
-        _embedded.update(zip(new, _kept(_encode)(new)))
+        _embedded.update(zip(new, _kept(encode)(new)))
     return np.stack([_embedded[text] for text in texts])
 
 
-def _encode(texts: list[str]) -> np.ndarray:
+def encode(texts: list[str]) -> np.ndarray:
+    """``embed`` without the memory: what a new text costs."""
     return encoder().encode(
         texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False
     )
@@ -116,7 +117,7 @@ class Learned:
     """
 
     name = "learned"
-    threshold = 0.2
+    threshold = 0.3
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
+import difflib
 import hashlib
 import importlib.util
 import json
+import random
 import re
 from collections import Counter, defaultdict
 from itertools import chain, combinations
@@ -8,6 +10,7 @@ from itertools import chain, combinations
 import pytest
 
 from helpers.data import (
+    PRODUCTS,
     SPLITS,
     data_dir,
     dumps,
@@ -224,13 +227,31 @@ def test_no_masked_ticket_is_in_two_splits(splits, a, b):
 # --- frozen and made files ---
 
 
-def test_training_file_is_what_make_train_makes():
+@pytest.fixture(scope="module")
+def make_train():
     spec = importlib.util.spec_from_file_location("make_train", data_dir() / "make_train.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_a_misspelt_product_is_still_nearest_to_itself(make_train):
+    for product in PRODUCTS[:-1]:
+        for seed in range(60):
+            said = make_train.misspelt(product, random.Random(seed))
+            alike = difflib.get_close_matches(
+                said.lower(), [p.lower() for p in PRODUCTS[:-1]], n=1, cutoff=0.6
+            )
+            assert alike == [product.lower()], said
+
+
+def test_training_file_is_what_make_train_makes(make_train):
     shipped = (data_dir() / "tickets" / "train.jsonl").read_bytes().replace(b"\r\n", b"\n")
     # Compared by hash: a diff of a thousand lines would take pytest minutes.
-    assert hashlib.sha256(module.make().encode()).hexdigest() == hashlib.sha256(shipped).hexdigest()
+    assert (
+        hashlib.sha256(make_train.make().encode()).hexdigest()
+        == hashlib.sha256(shipped).hexdigest()
+    )
 
 
 def test_test_file_is_frozen():

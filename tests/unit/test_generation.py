@@ -71,6 +71,31 @@ def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokeniz
     assert [reply.text for reply in ours] == plain
 
 
+def test_rows_that_end_leave_the_batch_and_change_no_other(tiny, tokenizer):
+    from transformers import DynamicCache
+
+    def write(prompts, end):
+        width = max(map(len, prompts))
+        rows = [
+            ([0] * (width - len(p)) + p, [0] * (width - len(p)) + [1] * len(p)) for p in prompts
+        ]
+        ids, mask = (torch.tensor(column) for column in zip(*rows))
+        with torch.inference_mode():
+            return generation._write(
+                *(tiny, ids, mask, DynamicCache(), 0, 16, end, lambda scores: scores.argmax(-1)),
+                None,
+            )
+
+    prompts = [generation.encode(tokenizer, messages) for messages in QUESTIONS]
+    free = [write([prompt], end=-1)[0] for prompt in prompts]
+    assert [len(tokens) for tokens in free] == [16] * len(prompts)
+    # an end that falls on different steps, and never in some row
+    end = next(t for tokens in free for t in tokens[2:9] if not all(t in other for other in free))
+    cut = [tokens[: tokens.index(end) + 1] if end in tokens else tokens for tokens in free]
+    assert len({len(tokens) for tokens in cut}) > 1
+    assert write(prompts, end) == cut
+
+
 def test_replies_come_in_the_order_of_the_questions(tiny, tokenizer):
     replies = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=2)
     assert [r.prompt_tokens for r in replies] == [

@@ -1,0 +1,275 @@
+"""This workshop against the stock recipes, side by side in one run: ``python -m benchmarks.bench [--quick]``.
+
+Prints a table with ratios and writes ``runs/bench.json``. The stock recipes are what a careful reader of the public
+documentation writes: ``SFTTrainer`` with its defaults on a CPU, ``model.generate`` in a loop. Needed work is counted as model
+FLOPs (``needed_flops``) and set against the fastest bf16 (or float32) matrix product measured on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from helpers import (
+    data,
+    evaluation,
+    generation,
+    indexes,
+    methods,
+    models,
+    retrieval,
+    runtime,
+    training,
+)
+
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WARM_UP = 4
+
+
+def peak_flops(dtype: str) -> float:
+    """FLOP/s of the fastest of a few matrix products with shapes that a training step has, median of 20 each."""
+    import torch
+
+    best = 0.0
+    for tokens, width, out in ((1024, 576, 1536), (2048, 1536, 1536), (2048, 2048, 2048)):
+        a = torch.randn(tokens, width, dtype=getattr(torch, dtype))
+        b = torch.randn(out, width, dtype=getattr(torch, dtype))
+        seconds = []
+        for _ in range(25):
+            started = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            seconds.append(time.perf_counter() - started)
+        best = max(best, 2 * tokens * width * out / float(np.median(seconds[5:])))
+    return best
+
+
+def needed_flops(config, first: int, rank: int, tokens: int, graded: int, length: float) -> float:
+    """Model FLOPs that training on ``tokens`` tokens needs at the least, ``graded`` of them with loss.
+
+    2 a weight and token forward; 2 more backward in the layers from ``first`` up, where gradients pass through frozen weights; 6 for
+    each adapter weight; the head 4 for graded tokens only; attention 4 x length x width forward and twice that back.
+    """
+    width, inner = config.hidden_size, config.intermediate_size
+    head_dim = width // config.num_attention_heads
+    kv = config.num_key_value_heads * head_dim
+    shapes = [(width, width), (kv, width), (kv, width), (width, width)]
+    shapes += [(inner, width), (inner, width), (width, inner)]
+    layer, pairs = sum(a * b for a, b in shapes), rank * sum(a + b for a, b in shapes)
+    layers, adapted = config.num_hidden_layers, config.num_hidden_layers - first
+    attention = 2 * length * width  # causal: half of 4 x length x width
+    forward = layers * (2 * layer + attention)
+    backward = adapted * (2 * layer + 2 * attention)
+    return (
+        tokens * (forward + backward + adapted * 6 * pairs) + graded * 4 * width * config.vocab_size
+    )
+
+
+def train_speed(kind: str, rows: list[dict], profile: runtime.Profile, steps: int, batch: int):
+    """Tokens a second of a trainer after its warm-up, the share that is graded, and the mean row length.
+
+    ``kind``: "stock-fp32" and "stock-bf16" are ``SFTTrainer`` with its defaults (gradient checkpointing on), the second with bf16
+    weights; "lean" is lesson 04. All see the same rows.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.times = []
+
+        def on_step_begin(self, *args, **kwargs):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *args, **kwargs):
+            self.times.append(time.perf_counter() - self.started)
+
+    runtime.set_seed(0)
+    clock, lean = Clock(), kind == "lean"
+    model = models.load_model(profile)
+    if kind == "stock-fp32":
+        model = model.float()
+    first = round(model.config.num_hidden_layers / 3) if lean else 0
+    layers = list(range(first, model.config.num_hidden_layers)) if lean else None
+    with tempfile.TemporaryDirectory() as folder:
+        stock = {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
+        trainer = (training.LeanSFTTrainer if lean else SFTTrainer)(
+            model=model,
+            args=SFTConfig(
+                output_dir=folder,
+                per_device_train_batch_size=batch,
+                max_steps=steps,
+                learning_rate=2e-3 if lean else 2e-4,
+                save_strategy="no",
+                logging_steps=1000,
+                disable_tqdm=True,
+                report_to="none",
+                **(training.hardware_arguments(profile) if lean else stock),
+            ),
+            train_dataset=Dataset.from_list(rows[: steps * batch]),
+            processing_class=models.load_tokenizer(profile),
+            peft_config=LoraConfig(
+                r=16,
+                lora_alpha=32,
+                target_modules=LINEAR,
+                layers_to_transform=layers,
+                task_type="CAUSAL_LM",
+            ),
+            callbacks=[clock],
+        )
+        if lean:
+            training.make_lean(trainer, profile, compiled=True)
+        lengths = [len(row["input_ids"]) for row in trainer.train_dataset]
+        graded = [sum(row["completion_mask"]) for row in trainer.train_dataset]
+        trainer.train()
+    warm = min(WARM_UP, steps // 3) if not lean else min(3 * WARM_UP, steps // 3)
+    share = (steps - warm) / steps
+    speed = sum(lengths) * share / sum(clock.times[warm:])
+    del trainer, model
+    torch._dynamo.reset()
+    return speed, sum(graded) / sum(lengths), float(np.mean(lengths)), first
+
+
+def naive(model, tokenizer, asked: list[list[dict]]) -> list[str]:
+    """The loop of a model card: one conversation after the other through ``model.generate``."""
+    texts = []
+    for messages in asked:
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt"
+        )
+        output = model.generate(
+            **inputs,
+            max_new_tokens=methods.MAX_NEW_TOKENS,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        new = output[0, inputs["input_ids"].shape[1] :]
+        texts.append(tokenizer.decode(new, skip_special_tokens=True).strip())
+    return texts
+
+
+def generation_speed(name: str, profile: runtime.Profile, one_by_one: int, together: int) -> dict:
+    """Seconds a ticket in the naive loop in float32 (as the weights come) and of ``generation.generate``, on validation."""
+    import torch
+
+    tokenizer = models.load_tokenizer(profile)
+    adapter = None
+    if methods.METHODS[name].adapter:
+        adapter, _ = training.find_adapter(methods.METHODS[name].adapter, profile)
+    model = models.load_model(profile, adapter)
+    model = model.merge_and_unload() if adapter else model
+    rows = data.tickets("validation")[:together]
+    asked = methods.conversations(methods.METHODS[name], rows)
+    few = asked[:: max(1, together // one_by_one)][:one_by_one]
+    started = time.perf_counter()
+    ours = generation.generate(model, tokenizer, asked, methods.MAX_NEW_TOKENS)
+    fast = (time.perf_counter() - started) / len(asked)
+    started = time.perf_counter()
+    same = naive(model, tokenizer, few)
+    slow = (time.perf_counter() - started) / len(few)
+    wide = model.float()
+    started = time.perf_counter()
+    naive(wide, tokenizer, few)
+    slowest = (time.perf_counter() - started) / len(few)
+    del model, wide
+    torch._dynamo.reset()
+    texts = [reply.text for reply in ours][:: max(1, together // one_by_one)][:one_by_one]
+    picked = rows[:: max(1, together // one_by_one)][:one_by_one]
+    verdicts = [evaluation.score_all(part, picked) for part in (texts, same)]
+    return {
+        "seconds_a_ticket": fast,
+        "naive_seconds_a_ticket": slow,
+        "naive_fp32_seconds_a_ticket": slowest,
+        "ratio": slowest / fast,
+        "ratio_same_weights": slow / fast,
+        "same_score": float(np.mean([a == b for a, b in zip(*verdicts)])),
+        "tickets": [one_by_one, together],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="under three minutes, noisier")
+    quick = parser.parse_args().quick
+    started = time.perf_counter()
+    profile = runtime.start()
+    result: dict = {
+        "machine": str(runtime.detect()),
+        "versions": runtime.versions(),
+        "quick": quick,
+    }
+    rows = methods.training_rows(methods.SECTIONS_K)
+    config = models.load_model(profile).config
+
+    speeds, counted = {}, {}
+    plan = {"stock-fp32": (3, 8), "stock-bf16": (6, 8), "lean": (40, 8)}
+    if not quick:
+        plan = {"stock-fp32": (10, 8), "stock-bf16": (16, 8), "lean": (90, 8)}
+    for kind, (steps, batch) in plan.items():
+        print(f"training, {kind}: {steps} steps of {batch} rows", flush=True)
+        speeds[kind], *counted[kind] = train_speed(kind, rows, profile, steps, batch)
+    graded, length, first = counted["lean"]
+    peak = peak_flops(profile.dtype)
+    needed = needed_flops(config, first, 16, 1, graded, length) * speeds["lean"]
+    result |= {
+        "train_tokens_per_second": speeds,
+        "train_vs_stock_fp32": speeds["lean"] / speeds["stock-fp32"],
+        "train_vs_stock_bf16": speeds["lean"] / speeds["stock-bf16"],
+        "peak_gflops": peak / 1e9,
+        "train_gflops": needed / 1e9,
+        "train_fraction_of_peak": needed / peak,
+    }
+    for name, key in (("sft-rag", "short"), ("few-shot", "fewshot")):
+        print(f"generation, {name}", flush=True)
+        found = generation_speed(name, profile, 3 if quick else 12, 48 if quick else 246)
+        result |= {f"eval_vs_naive_{key}": found["ratio"], f"eval_{key}": found}
+    print("retrieval", flush=True)
+    sizes = (100, 1_000, 10_000, 100_000) if quick else (100, 1_000, 10_000, 100_000, 1_000_000)
+    pages = retrieval.embed([section.passage for section in data.handbook()])
+    asked = [row["ticket"] for row in data.tickets("validation")[:40]]
+    curve = indexes.scale_curve(pages, asked, sizes)
+    result |= {
+        "retrieval": curve,
+        "retrieval_p50_ms_1e5": next(c["query_p50_ms"] for c in curve if c["sections"] == 100_000),
+    }
+    adapter, which = training.find_adapter("sft-rag", profile)
+    record = json.loads((adapter / "training.json").read_text(encoding="utf-8")) if adapter else {}
+    result |= {"sft_seconds": record.get("seconds"), "sft_adapter": which, "demo_sft_seconds": None}
+    lessons = runtime.runs_dir() / "lessons.json"
+    known = json.loads(lessons.read_text(encoding="utf-8")) if lessons.exists() else {}
+    result["run_seconds"] = sum(times["seconds"] for times in known.values()) or None
+    code = "import time; t = time.perf_counter(); import helpers; print(time.perf_counter() - t)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=runtime.project_root(), capture_output=True, text=True
+    )
+    result["import_helpers_ms"] = 1000 * float(out.stdout)
+    result["peak_rss_gb"] = runtime.peak_memory_gb()
+    result["bench_seconds"] = time.perf_counter() - started
+
+    path = runtime.runs_dir() / "bench.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    os.replace(part, path)
+    print(f"\n{result['machine']}")
+    for key, value in result.items():
+        if isinstance(value, float):
+            print(f"{key:26} {value:12,.2f}")
+    for kind, speed in speeds.items():
+        print(f"{'training, ' + kind:26} {speed:12,.0f} tokens/s")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
