@@ -32,7 +32,7 @@ check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(BIN)/codespell README.md CONTRIBUTING.md helpers benchmarks tests data/README.md data/handbook data/probes/prose.txt
 	@$(PY) -m helpers.lessons check
 
-test: setup ## unit tests, every lesson with real training, score floors (about 50 minutes on 2 cores)
+test: setup ## unit tests, every lesson with real training, score floors (about 45 minutes on 2 cores)
 	@rm -rf runs/test && mkdir -p runs/test
 	@WORKSHOP_RUNS=$(CURDIR)/runs/test $(PY) -m pytest tests/unit notebooks tests/floors
 

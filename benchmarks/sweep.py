@@ -18,22 +18,21 @@ DEFAULTS = {
     "rank": 16,
     "learning_rate": 2e-3,
     "epochs": 1.0,
-    "batch": 8,
+    "batch": 4,
     "first_layer": 10,
-    "other_figures": 0.5,
-    "rows": 10_000,
+    "other_figures": 0.0,
+    "rows": 1_600,
     "seed": 0,
 }
 CHANGES = [
     {},
     {"first_layer": 0},
-    {"first_layer": 15},
-    {"other_figures": 0.0},
-    {"batch": 4},
+    {"batch": 8},
     {"learning_rate": 1e-3},
+    {"other_figures": 0.5},
     {"learning_rate": 4e-3},
+    {"first_layer": 15},
     {"rank": 4},
-    {"epochs": 2.0},
 ]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

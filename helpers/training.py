@@ -154,6 +154,13 @@ class TrimMemory(TrainerCallback):
         except (OSError, AttributeError):
             self.trim = None
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        import gc
+
+        gc.collect()  # models of earlier cells
+        if self.trim:
+            self.trim(0)
+
     def on_step_end(self, args, state, control, **kwargs):
         if self.trim and state.global_step % self.every == 0:
             self.trim(0)
@@ -199,12 +206,13 @@ def compiler_available() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-def make_lean(trainer, profile: runtime.Profile) -> list[str]:
+def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -> list[str]:
     """Fit a built trainer to this hardware, and return what was done, in sentences.
 
     On a CPU with bf16 arithmetic the adapters get bf16 too, and each decoder layer is compiled once (half a minute) where a
     C++ compiler is at hand and the run is long enough to earn it back; with it goes attention written as two matrix products,
-    since the fused CPU kernel is slow backwards on rows as short as ours. Call it after the trainer is built.
+    since the fused CPU kernel is slow backwards on rows as short as ours. ``compiled`` says yes or no instead. Call it after the
+    trainer is built.
     """
     import torch
 
@@ -219,7 +227,9 @@ def make_lean(trainer, profile: runtime.Profile) -> list[str]:
         )
         batch = trainer.args.per_device_train_batch_size
         steps = len(trainer.train_dataset) * trainer.args.num_train_epochs / batch
-        if compiler_available() and steps >= 60:
+        if compiled is None:
+            compiled = compiler_available() and steps >= 60
+        if compiled:
             trainer.model.get_base_model().set_attn_implementation("eager")
             for layer in trainer.model.get_base_model().model.layers:
                 layer.compile(dynamic=True)

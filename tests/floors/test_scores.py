@@ -13,11 +13,12 @@ FLOORS = [
     ("few-shot", "format", 0.75),
     ("few-shot-constrained", "format", 0.98),
     ("rag-few-shot", "policy", 0.50),
-    ("sft", "format", 0.92),
-    ("sft", "triage", 0.40),
-    ("sft-rag", "format", 0.95),
-    ("sft-rag", "policy", 0.86),
-    ("sft-rag", "resolved", 0.66),
+    ("sft", "format", 0.95),
+    ("sft", "triage", 0.33),
+    ("sft-rag", "format", 0.97),
+    ("sft-rag", "policy", 0.88),
+    ("sft-rag", "facts", 0.73),
+    ("sft-rag", "resolved", 0.72),
 ]
 MODEL_ROWS = scoreboard.ORDER[2:]
 
