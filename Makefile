@@ -36,7 +36,7 @@ test: setup ## unit tests, every lesson with real training, score floors (about 
 	@rm -rf runs/test && mkdir -p runs/test
 	@WORKSHOP_RUNS=$(CURDIR)/runs/test $(PY) -m pytest tests/unit notebooks tests/floors
 
-bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under three minutes
+bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under four minutes
 	@$(PY) -m benchmarks.bench $(if $(QUICK),--quick)
 
 clean: ## remove what runs left behind; the environment and the model stay

@@ -113,7 +113,6 @@ def train_speed(kind: str, rows: list[dict], profile: runtime.Profile, steps: in
                 save_strategy="no",
                 logging_steps=1000,
                 disable_tqdm=True,
-                report_to="none",
                 **(training.hardware_arguments(profile) if lean else stock),
             ),
             train_dataset=Dataset.from_list(rows[: steps * batch]),
@@ -201,7 +200,7 @@ def generation_speed(name: str, profile: runtime.Profile, one_by_one: int, toget
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="under three minutes, noisier")
+    parser.add_argument("--quick", action="store_true", help="under four minutes, noisier")
     quick = parser.parse_args().quick
     started = time.perf_counter()
     profile = runtime.start()
@@ -249,7 +248,7 @@ def main() -> None:
     result |= {"sft_seconds": record.get("seconds"), "sft_adapter": which, "demo_sft_seconds": None}
     lessons = runtime.runs_dir() / "lessons.json"
     known = json.loads(lessons.read_text(encoding="utf-8")) if lessons.exists() else {}
-    result["run_seconds"] = sum(times["seconds"] for times in known.values()) or None
+    result["run_seconds"] = known.get("total", {}).get("seconds")  # of a whole `make run`
     code = "import time; t = time.perf_counter(); import helpers; print(time.perf_counter() - t)"
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=runtime.project_root(), capture_output=True, text=True

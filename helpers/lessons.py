@@ -244,6 +244,8 @@ def main(arguments: list[str]) -> int:
             print(f"no lesson starts with {' or '.join(wanted)}")
             return 1
         seconds = run(paths)
+        if not wanted:
+            note_times("total", sum(seconds.values()), [])
         from helpers import scoreboard
 
         table = scoreboard.table()
