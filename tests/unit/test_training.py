@@ -201,5 +201,5 @@ def test_the_trainer_prints_no_dictionaries_and_trims_its_memory(
         if isinstance(callback, training.TrimMemory):
             callback.every, callback.trim = 1, trimmed.append
     trainer.train()
-    assert len(trimmed) == 3  # two steps and the end
+    assert len(trimmed) == 4  # the start, two steps and the end
     assert "grad_norm" not in capsys.readouterr().out
