@@ -31,6 +31,7 @@ from helpers import (
 )
 
 WARM_UP = 4
+PARTS = ("layers forward", "head and loss", "backward", "optimiser")
 
 
 def peak_flops(dtype: str) -> float:
@@ -71,8 +72,9 @@ def needed_flops(config, first: int, rank: int, tokens: int, graded: int, length
     )
 
 
-def train_speed(kind: str, rows: list[dict], profile: runtime.Profile, steps: int, batch: int):
-    """Tokens a second of a trainer after its warm-up, the share that is graded, and the mean row length.
+def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: int, batch: int):
+    """Seconds of each part of a step for 1,000 tokens, after the warm-up; the share of tokens that is graded, the mean row length,
+    and the lowest layer with an adapter.
 
     ``kind``: "stock-fp32" and "stock-bf16" are ``SFTTrainer`` with its defaults (gradient checkpointing on), the second with bf16
     weights; "lean" is the trainer of lesson 04 with the same adapters, "lesson" the same with adapters in the upper two thirds of the
@@ -85,14 +87,37 @@ def train_speed(kind: str, rows: list[dict], profile: runtime.Profile, steps: in
     from trl import SFTConfig, SFTTrainer
 
     class Clock(TrainerCallback):
+        """Seconds of each step, and of the parts of it that ``part`` wraps."""
+
         def __init__(self):
-            self.times = []
+            self.steps = []
 
         def on_step_begin(self, *args, **kwargs):
-            self.started = time.perf_counter()
+            self.started, self.parts = time.perf_counter(), dict.fromkeys(PARTS, 0.0)
+
+        def on_pre_optimizer_step(self, *args, **kwargs):
+            self.ready = time.perf_counter()
+
+        def on_optimizer_step(self, *args, **kwargs):
+            self.parts["optimiser"] = time.perf_counter() - self.ready
 
         def on_step_end(self, *args, **kwargs):
-            self.times.append(time.perf_counter() - self.started)
+            whole = time.perf_counter() - self.started
+            layers, loss = self.parts["layers forward"], self.parts["head and loss"]
+            self.parts["head and loss"] = loss - layers  # the loss calls the layers
+            self.steps.append(self.parts | {"other": whole - sum(self.parts.values())})
+
+        def part(self, owner, method: str, name: str):
+            inner = getattr(owner, method)
+
+            def timed(*args, **kwargs):
+                started = time.perf_counter()
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    self.parts[name] += time.perf_counter() - started
+
+            setattr(owner, method, timed)
 
     runtime.set_seed(0)
     clock, lean = Clock(), kind in ("lean", "lesson")
@@ -130,13 +155,17 @@ def train_speed(kind: str, rows: list[dict], profile: runtime.Profile, steps: in
             training.make_lean(trainer, profile, compiled=True)
         lengths = [len(row["input_ids"]) for row in trainer.train_dataset]
         graded = [sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset]
+        clock.part(trainer.model.get_base_model().model, "forward", "layers forward")
+        clock.part(trainer, "compute_loss", "head and loss")
+        clock.part(trainer.accelerator, "backward", "backward")
         trainer.train()
     warm = min(WARM_UP, steps // 3) if not lean else min(3 * WARM_UP, steps // 3)
     share = (steps - warm) / steps
-    speed = sum(lengths) * share / sum(clock.times[warm:])
+    kept, tokens = clock.steps[warm:], sum(lengths) * share
+    parts = {name: 1000 * sum(step[name] for step in kept) / tokens for name in kept[0]}
     del trainer, model
     torch._dynamo.reset()
-    return speed, sum(graded) / sum(lengths), float(np.mean(lengths)), first
+    return parts, sum(graded) / sum(lengths), float(np.mean(lengths)), first
 
 
 def naive(model, tokenizer, asked: list[list[dict]]) -> list[str]:
@@ -210,18 +239,20 @@ def main() -> None:
     rows = methods.training_rows(methods.SECTIONS_K)
     config = models.load_model(profile).config
 
-    speeds, counted = {}, {}
+    parts, counted = {}, {}
     plan = {"stock-fp32": (3, 8), "stock-bf16": (5, 8), "lean": (24, 8)}
     if not quick:
         plan = {"stock-fp32": (10, 8), "stock-bf16": (16, 8), "lean": (80, 8), "lesson": (80, 8)}
     for kind, (steps, batch) in plan.items():
         print(f"training, {kind}: {steps} steps of {batch} rows", flush=True)
-        speeds[kind], *counted[kind] = train_speed(kind, rows, profile, steps, batch)
+        parts[kind], *counted[kind] = train_parts(kind, rows, profile, steps, batch)
+    speeds = {kind: 1000 / sum(seconds.values()) for kind, seconds in parts.items()}
     graded, length, first = counted["lean"]
     peak = peak_flops(profile.dtype)
     needed = needed_flops(config, first, 16, 1, graded, length) * speeds["lean"]
     result |= {
         "train_tokens_per_second": speeds,
+        "train_seconds_per_1000_tokens": parts,
         "train_vs_stock_fp32": speeds["lean"] / speeds["stock-fp32"],
         "train_vs_stock_bf16": speeds["lean"] / speeds["stock-bf16"],
         "peak_gflops": peak / 1e9,

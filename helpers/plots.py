@@ -242,3 +242,29 @@ def matrix(values: np.ndarray, title: str, ax=None):
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     return ax
+
+
+def stacked(parts: dict[str, dict[str, float]], xlabel: str, ax=None):
+    """One horizontal bar for each name, first on top, made of its parts in order: ``{name: {part: value}}``; hatches tell the parts."""
+    ax = _ax(ax)
+    names, starts = list(parts), np.zeros(len(parts))
+    for i, part in enumerate(parts[names[0]]):
+        widths = np.array([max(0.0, parts[name][part]) for name in names])
+        hatch = ("", "//", "..", "xx", "--")[i % 5]
+        ax.barh(names, widths, left=starts, color=f"C{i}", hatch=hatch, edgecolor="w", label=part)
+        starts += widths
+    for name, total in zip(names, starts):
+        ax.annotate(
+            f"{total:.2f}", (total, name), xytext=(5, 0), textcoords="offset points", va="center"
+        )
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel, xlim=(0, 1.12 * starts.max()))
+    ax.legend(
+        frameon=False, ncols=len(parts[names[0]]), loc="lower center", bbox_to_anchor=(0.5, 1)
+    )
+    slow, quick = names[int(starts.argmax())], names[int(starts.argmin())]
+    largest = max(parts[slow], key=parts[slow].get)
+    print(
+        f"{slow} takes {starts.max() / starts.min():.1f} times as long as {quick}; most of it is {largest}."
+    )
+    return ax
