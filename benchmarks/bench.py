@@ -17,12 +17,12 @@ import time
 
 import numpy as np
 
-from benchmarks.sweep import LINEAR
 from helpers import (
     data,
     evaluation,
     generation,
     indexes,
+    labs,
     methods,
     models,
     retrieval,
@@ -145,7 +145,7 @@ def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: in
             peft_config=LoraConfig(
                 r=16,
                 lora_alpha=32,
-                target_modules=LINEAR,
+                target_modules=labs.ALL,
                 layers_to_transform=layers,
                 task_type="CAUSAL_LM",
             ),

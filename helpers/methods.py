@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import random
-import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,6 @@ EXAMPLE_IDS = (
 )
 SECTIONS_K = 1
 REPAIRED = 0.85
-OTHER_FIGURES = 0.0
 MAX_NEW_TOKENS = 96
 
 
@@ -94,53 +92,13 @@ def conversations(method: Method, rows: list[dict], retriever=None) -> list[list
     return [data.messages(row["ticket"], method.system, shots, c) for row, c in zip(rows, found)]
 
 
-_FIGURE = re.compile(
-    r"(?<![\w.,:])\d{1,3}(?:,\d{3})+(?![\w])|(?<![\w.,:])\d+(?::\d\d|\.\d+)?(?![\w])"
-)
-
-
-def with_other_figures(
-    section: data.Section, ticket: str, reply: str, rng: random.Random
-) -> tuple[data.Section, str]:
-    """The page with its facts' figures changed, and the reply changed alike: right for a handbook that never was.
-
-    All figures grow or shrink by one factor, so that what was more stays more; a figure that the ticket names stays, and so
-    do phone numbers. A model that knows the page by heart is wrong on such a row; one that reads is right.
-    """
-    factor = rng.choice((0.4, 0.6, 1.5, 1.8, 2.4))
-    values = [f.value for f in data.facts() if f.policy == section.policy and "0800" not in f.value]
-    new: dict[str, str] = {}
-    for old in dict.fromkeys(number for value in values for number in _FIGURE.findall(value)):
-        if old in ticket:
-            continue
-        if ":" in old:
-            changed = f"{rng.randint(8, 20)}:{old[-2:]}"
-        elif "." in old:
-            changed = f"{float(old) * factor:.{len(old.split('.')[1])}f}"
-        else:
-            number = int(old.replace(",", ""))
-            step = 10 ** max(0, len(str(number)) - 2)
-            changed = f"{max(2, round(number * factor / step) * step):,}"
-            changed = changed if "," in old else changed.replace(",", "")
-        if changed not in new.values() and changed not in section.text:
-            new[old] = changed
-
-    def put(text: str) -> str:
-        return _FIGURE.sub(lambda match: new.get(match[0], match[0]), text)
-
-    return replace(section, text=put(section.text)), put(reply)
-
-
-def training_rows(
-    sections: int, split: str = "train", other_figures: float = OTHER_FIGURES
-) -> list[dict]:
+def training_rows(sections: int, split: str = "train") -> list[dict]:
     """Prompt and completion of every ticket of a split, as ``SFTTrainer`` takes them (lesson 03, section 3.10).
 
     With ``sections`` > 0 the prompt holds that many retrieved sections. A training ticket gets what the retriever finds
     without having learned from that ticket. Such a ticket is missed more often than a new one
     (lesson 02, section 2.5), so in ``REPAIRED`` of its misses the right section is put in: what is left is the share of mistakes that
-    the model will meet (lesson 03 compares both). In a share ``other_figures`` of the rows that hold the right page, its figures
-    and the reply's are changed alike (``with_other_figures``), so that a reply has to be read off the page.
+    the model will meet (lesson 03 compares both).
     """
     rows = data.tickets(split)
     found = contexts(rows, sections, unseen=split == "train") if sections else [None] * len(rows)
@@ -150,12 +108,6 @@ def training_rows(
             right = data.policies().get(row["reply"]["policy"])
             if right and right not in context and rng.random() < REPAIRED:
                 context[-1:] = [right]
-            if right in context and rng.random() < other_figures:
-                place = context.index(right)
-                context[place], said = with_other_figures(
-                    right, row["ticket"], row["reply"]["reply"], random.Random(row["id"])
-                )
-                row["reply"] = row["reply"] | {"reply": said}
     return [
         {
             "prompt": data.messages(row["ticket"], data.SHORT_PROMPT, (), context),

@@ -1,5 +1,3 @@
-import random
-import re
 
 import pytest
 
@@ -77,41 +75,3 @@ def test_a_ready_made_adapter_is_there_and_small(name):
     folder, origin = training.find_adapter(name, PROFILE, trained=False)
     assert origin == "ready-made"
     assert models.folder_mb(folder) <= 10
-
-
-def test_other_figures_change_page_and_reply_alike():
-    page = data.policies()["RET-4"]
-    ticket = "We are a firm. What do you charge to take our bikes back, and until when?"
-    reply = "Within 7 days, for a restocking charge of 12 %. - Bramble desk"
-    for seed in range(20):
-        other, said = methods.with_other_figures(page, ticket, reply, random.Random(seed))
-        days = re.search(r"within (\d+) days", other.text)
-        charge = re.search(r"(\d+) %", other.text)
-        assert (days[1], charge[1]) != ("7", "12")
-        assert f"{days[1]} days" in said and f"{charge[1]} %" in said
-        assert other.policy == page.policy and re.sub(r"\d+", "", other.text) == re.sub(
-            r"\d+", "", page.text
-        )
-
-
-def test_other_figures_leave_what_the_ticket_names_and_phone_numbers():
-    page = data.policies()["REN-6"]
-    reply = "Please call us on 0800 555 0119. - Bramble desk"
-    _, said = methods.with_other_figures(page, "broke down", reply, random.Random(0))
-    assert said == reply
-    page = data.policies()["RET-4"]
-    other, _ = methods.with_other_figures(page, "is it 7 days?", "x", random.Random(0))
-    assert "7 days" in other.text and "12 %" not in other.text
-
-
-def test_rows_with_other_figures_differ_only_in_digits():
-    plain = methods.training_rows(methods.SECTIONS_K, other_figures=0.0)
-    changed = methods.training_rows(methods.SECTIONS_K, other_figures=1.0)
-    different = 0
-    for a, b in zip(plain, changed):
-        texts = [(row["prompt"][-1]["content"], row["completion"][0]["content"]) for row in (a, b)]
-        different += texts[0] != texts[1]
-        assert [re.sub(r"[\d.,:]", "", part) for part in texts[0]] == [
-            re.sub(r"[\d.,:]", "", part) for part in texts[1]
-        ]
-    assert different > len(plain) / 2

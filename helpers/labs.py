@@ -1,0 +1,204 @@
+"""Training runs that a lesson compares: each is a dictionary of settings, and its line is kept in ``data/labs.jsonl``.
+
+Introduced in lesson 04, section 4.9; lessons 06 and 07 rest on it. A line is keyed by its settings, the model and the data, so a line
+that is there can be trusted and one that is not is made: ``make labs`` makes all of them, each in a process of its own, so
+that its peak memory is its own. ``python -m helpers.labs rank=4 rows=400`` runs one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from helpers import data, evaluation, methods, models, runtime, training
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ATTENTION = ALL[:4]
+KINDS = ("lora", "rslora", "dora", "qlora", "full")
+# The run that the others are set against: lesson 04's, on fewer rows.
+BASE = {
+    "method": "sft-rag",
+    "kind": "lora",
+    "targets": "all",
+    "rank": 16,
+    "first_layer": 10,
+    "learning_rate": 2e-3,
+    "batch": 4,
+    "epochs": 1.0,
+    "rows": 1_600,
+    "seed": 0,
+    "score": "validation",
+}
+
+
+def settings(**changes) -> dict:
+    """``BASE`` with some settings changed; raises ValueError for one that it does not have, or a value that makes no sense."""
+    if unknown := set(changes) - set(BASE):
+        raise ValueError(f"no setting {sorted(unknown)}; there are {', '.join(BASE)}")
+    asked = BASE | changes
+    for name, allowed in {
+        "kind": KINDS,
+        "targets": ("all", "attention"),
+        "score": ("validation", "test"),
+    }.items():
+        if asked[name] not in allowed:
+            raise ValueError(f"{name} is {asked[name]!r}; one of {', '.join(allowed)}")
+    if asked["method"] not in methods.METHODS or not methods.METHODS[asked["method"]].adapter:
+        raise ValueError(f"method is {asked['method']!r}; one of sft, sft-rag")
+    return asked
+
+
+def key_of(setting: dict, profile: runtime.Profile) -> str:
+    """12 hex digits over settings, model, precision and data: the same run has the same key."""
+    text = json.dumps([setting, profile.model, profile.dtype, data.data_sha256()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def path() -> Path:
+    """Where the lines are kept."""
+    return data.data_dir() / "labs.jsonl"
+
+
+def known(profile: runtime.Profile) -> dict[str, dict]:
+    """The kept lines by key; those of other data or another model are left out."""
+    if not path().exists():
+        return {}
+    lines = [json.loads(line) for line in path().read_text(encoding="utf-8").splitlines()]
+    return {line["key"]: line for line in lines if line["key"] == key_of(line["setting"], profile)}
+
+
+def load_base(setting: dict, profile: runtime.Profile):
+    """The model that a run starts from: for QLoRA in 4 bit (nf4, double quantisation), else as the profile says."""
+    if setting["kind"] != "qlora":
+        return models.load_model(profile)
+    from dataclasses import replace
+
+    from peft import prepare_model_for_kbit_training
+
+    model = models.load_model(replace(profile, quantized=True))
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def lora_config(setting: dict, layers: int):
+    """The ``LoraConfig`` of a run, or None for full fine-tuning. ``layers``: how many the model has."""
+    from peft import LoraConfig
+
+    if setting["kind"] == "full":
+        return None
+    return LoraConfig(
+        r=setting["rank"],
+        lora_alpha=2 * setting["rank"],
+        target_modules=ALL if setting["targets"] == "all" else ATTENTION,
+        layers_to_transform=list(range(setting["first_layer"], layers)),
+        use_rslora=setting["kind"] == "rslora",
+        use_dora=setting["kind"] == "dora",
+        task_type="CAUSAL_LM",
+    )
+
+
+def train(setting: dict, profile: runtime.Profile, folder: str | Path):
+    """Train one setting; returns the trainer. The rows are the first ``rows`` of lesson 04's."""
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    runtime.set_seed(setting["seed"])
+    rows = methods.training_rows(methods.METHODS[setting["method"]].sections)[: setting["rows"]]
+    model = load_base(setting, profile)
+    trainer = training.LeanSFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=setting["batch"],
+            num_train_epochs=setting["epochs"],
+            learning_rate=setting["learning_rate"],
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            max_length=512,
+            save_strategy="no",
+            logging_steps=20,
+            disable_tqdm=True,
+            seed=setting["seed"],
+            **training.hardware_arguments(profile),
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=models.load_tokenizer(profile),
+        peft_config=lora_config(setting, model.config.num_hidden_layers),
+    )
+    training.make_lean(trainer, profile)
+    trainer.train()
+    return trainer
+
+
+def run(setting: dict, profile: runtime.Profile) -> dict:
+    """Train and score one setting; returns its line: settings, scores with intervals, and the price."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = train(setting, profile, folder)
+        seconds, peak = time.perf_counter() - started, runtime.peak_memory_gb()
+        trainer.model.save_pretrained(folder)
+        megabytes = models.folder_mb(folder)
+        model = trainer.model.eval()
+        if setting["kind"] in ("lora", "rslora", "dora"):
+            model = models.load_model(profile, folder).merge_and_unload()
+    rows = data.tickets(setting["score"])
+    asked = methods.conversations(methods.METHODS[setting["method"]], rows)
+    replies = methods.generate(
+        model,
+        models.load_tokenizer(profile),
+        asked,
+        methods.MAX_NEW_TOKENS,
+        progress=setting["score"],
+    )
+    scores = evaluation.score_all([reply.text for reply in replies], rows)
+    return {
+        "key": key_of(setting, profile),
+        "setting": setting,
+        "scores": evaluation.summary(scores),
+        "resolved_by_ticket": [score.resolved for score in scores],
+        "train_seconds": round(seconds, 1),
+        "train_tokens": int(trainer._total_train_tokens),
+        "trainable_parameters": sum(
+            p.numel() for p in trainer.model.parameters() if p.requires_grad
+        ),
+        "artefact_mb": round(megabytes, 2),
+        "peak_memory_gb": round(peak, 2),
+        "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "versions": runtime.versions(),
+        "machine": str(runtime.detect()),
+    }
+
+
+def result(profile: runtime.Profile, **changes) -> dict:
+    """The line of a run: the kept one, or, where there is none, one made now and kept."""
+    from helpers.scoreboard import append_line
+
+    setting = settings(**changes)
+    line = known(profile).get(key_of(setting, profile))
+    if line is None:
+        line = run(setting, profile)
+        append_line(path(), json.dumps(line, ensure_ascii=False))
+    return line
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        changes = {}
+        for argument in arguments:
+            name, _, value = argument.partition("=")
+            changes[name] = type(BASE.get(name, ""))(value)
+        setting = settings(**changes)
+    except ValueError as error:
+        print(error)
+        return 2
+    line = result(runtime.start(), **setting)
+    rate = line["scores"]["resolved"]
+    print(f"{changes or 'base'}: resolved {rate['value']:.1%} in {line['train_seconds']:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
