@@ -1,4 +1,4 @@
-"""Search in many vectors: exact, and approximate with an inverted file. Introduced in lesson 02, section 2.11."""
+"""Search in many vectors: exact, and approximate with an inverted file. Introduced in lesson 02, section 2.5."""
 
 from __future__ import annotations
 

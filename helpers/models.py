@@ -194,9 +194,24 @@ def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
         raise ModelError(
             f"{profile.model} could not be loaded: {str(error).splitlines()[0]}"
         ) from error
+    if profile.quantized and profile.device == "cpu":
+        _keep_quantized_layout(model)
     if adapter is not None:
         model = load_adapter(model, adapter, dtype)
     return model.eval()
+
+
+def _keep_quantized_layout(model) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for AVX512-BF16 at the first pass without gradients.
+
+    Its repacked layers give no gradient to what stands before them, with no more than a warning (bitsandbytes 0.50.2), so a later
+    training would leave all but the last adapters untouched.
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_adapter(model, adapter: str | Path, dtype=None):

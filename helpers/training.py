@@ -227,11 +227,13 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
         )
         batch = trainer.args.per_device_train_batch_size
         steps = len(trainer.train_dataset) * trainer.args.num_train_epochs / batch
+        causal_lm = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
         if compiled is None:
-            compiled = compiler_available() and steps >= 60
+            quantized = getattr(causal_lm, "is_quantized", False)
+            compiled = compiler_available() and steps >= 60 and not quantized
         if compiled:
-            trainer.model.get_base_model().set_attn_implementation("eager")
-            for layer in trainer.model.get_base_model().model.layers:
+            causal_lm.set_attn_implementation("eager")
+            for layer in causal_lm.model.layers:
                 layer.compile(dynamic=True)
             done.append(
                 "decoder layers compiled, attention as two matrix products "
@@ -349,6 +351,7 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
     record = {
         "model": profile.model,
         "data_sha256": data_sha256(),
+        "dry_run": runtime.fast(),
         "seconds": seconds,
         "trainable_parameters": trainable,
         "versions": runtime.versions(),
@@ -366,9 +369,9 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
 def find_adapter(
     name: str, profile: runtime.Profile, trained: bool = True
 ) -> tuple[Path | None, str]:
-    """The newest adapter of a name trained here for this profile's model, else the ready-made one, and which it is.
+    """The newest adapter of a name trained here for this profile's model and these data, else the ready-made one, and which it is.
 
-    Returns (None, "none") where neither exists (ready-made ones are for the embedded model only); ``trained=False`` looks
+    One from a dry run (``WORKSHOP_FAST``) serves dry runs only. Returns (None, "none") where neither exists (ready-made ones are for the embedded model only); ``trained=False`` looks
     at the ready-made one alone.
     """
     found = sorted(
@@ -376,9 +379,12 @@ def find_adapter(
     )
     for folder in reversed(found if trained else []):
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        if record.get("model") == profile.model and record.get("data_sha256") == data_sha256():
+        same = record.get("model") == profile.model and record.get("data_sha256") == data_sha256()
+        if same and record.get("dry_run", False) == runtime.fast():
             return folder, "trained here"
     ready = runtime.project_root() / "data" / "adapters" / name
     if profile.model == runtime.EMBEDDED and (ready / "adapter_config.json").exists():
-        return ready, "ready-made"
+        record = json.loads((ready / "training.json").read_text(encoding="utf-8"))
+        same = record.get("data_sha256") == data_sha256()
+        return ready, "ready-made" if same else "ready-made, for other data"
     return None, "none"

@@ -1,4 +1,3 @@
-
 import pytest
 
 from helpers import data, evaluation, generation, methods, models, rules, runtime, training

@@ -161,6 +161,25 @@ def test_an_adapter_of_other_data_is_not_taken(build, tokenizer, rows, tmp_path,
     assert training.find_adapter("sft", PROFILE)[1] != "trained here"
 
 
+def test_an_adapter_of_a_dry_run_serves_dry_runs_only(
+    build, tokenizer, rows, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
+    monkeypatch.setenv("WORKSHOP_FAST", "1")
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path / "checkpoints")
+    folder = training.adapter_dir("sft", "0123456789ab")
+    folder.parent.mkdir(parents=True)
+    training.save_adapter(trainer, folder, PROFILE, seconds=1.0)
+    assert training.find_adapter("sft", PROFILE) == (folder, "trained here")
+    monkeypatch.setenv("WORKSHOP_FAST", "0")
+    assert training.find_adapter("sft", PROFILE)[1] != "trained here"
+
+
+def test_a_ready_made_adapter_of_other_data_says_so(monkeypatch):
+    monkeypatch.setattr(training, "data_sha256", lambda: "other")
+    assert training.find_adapter("sft", PROFILE, trained=False)[1] == "ready-made, for other data"
+
+
 def test_a_run_has_the_same_key_again_and_another_with_another_rate(rows, tmp_path):
     common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
     arguments = [SFTConfig(**common, learning_rate=rate) for rate in (1e-3, 1e-3, 2e-3)]
