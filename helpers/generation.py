@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from helpers.data import MAX_WORDS, SIGN_OFF
 
+PREFILL_ROWS = 8
+
 
 @dataclass
 class Reply:
@@ -55,7 +57,7 @@ def _plain_head(model):
 
 
 def _shared_cache(prefix):
-    """A cache for rows that all begin with ``prefix`` (a cache of one row), and the attention reading both.
+    """What makes caches for rows that all begin with ``prefix`` (a cache of one row); registers the attention that reads both.
 
     ``DynamicCache`` copies the prefix to every row, and again at every step. Here it is kept once: at each
     new token the queries of all rows meet it in one matrix product, and only what follows it is stored row
@@ -94,15 +96,46 @@ def _shared_cache(prefix):
 
     AttentionInterface.register("shared_prefix", attend)
     AttentionMaskInterface.register("shared_prefix", eager_mask)
-    cache = DynamicCache()
-    cache.layers = [OwnTokens() for _ in prefix.layers]
-    return cache
+
+    def new_cache():
+        cache = DynamicCache()
+        cache.layers = [OwnTokens() for _ in prefix.layers]
+        return cache
+
+    return new_cache
 
 
-def _write(model, ids, mask, cache, prefix: int, limit: int, end: int, choose, processors):
+def _read(model, ids, mask, positions, prefix: int, new_cache):
+    """Run the prompts through the model, ``PREFILL_ROWS`` at a time; returns the last position's scores and one cache of all rows.
+
+    A few rows at a time stay in the processor's cache, and a long shared prefix is spread over a few rows only, not over the batch.
+    """
+    import torch
+
+    caches, scores = [], []
+    for start in range(0, len(ids), PREFILL_ROWS):
+        cut = slice(start, start + PREFILL_ROWS)
+        caches.append(new_cache())
+        output = model(
+            input_ids=ids[cut, prefix:],
+            attention_mask=mask[cut],
+            position_ids=positions[cut],
+            past_key_values=caches[-1],
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        scores.append(output.logits[:, -1])
+    whole = caches[0]
+    for layer, *others in zip(*(cache.layers for cache in caches)):
+        layer.keys = torch.cat([layer.keys, *(other.keys for other in others)])
+        layer.values = torch.cat([layer.values, *(other.values for other in others)])
+    return torch.cat(scores), whole
+
+
+def _write(model, ids, mask, new_cache, prefix: int, limit: int, end: int, choose, processors):
     """Write every row of a batch token by token; a row that has ended leaves the batch. Returns lists of token ids.
 
-    ``ids``, ``mask``: (rows, width), of which ``cache`` holds the first ``prefix`` columns. What a step costs on a CPU
+    ``ids``, ``mask``: (rows, width), of which a cache of ``new_cache()`` holds the first ``prefix`` columns. What a step costs on a CPU
     grows with its rows; ``model.generate`` drags ended rows along to the end of the longest, here replies of 60 tokens beside a
     longest of 96. A processor is told who stays by ``keep(places)``.
     """
@@ -112,16 +145,8 @@ def _write(model, ids, mask, cache, prefix: int, limit: int, end: int, choose, p
     rows = torch.arange(len(ids), device=ids.device)
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
-    step = ids[:, prefix:]
-    for _ in range(limit):
-        scores = model(
-            input_ids=step,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+    scores, cache = _read(model, ids, mask, positions, prefix, new_cache)
+    for number in range(1, limit + 1):
         scores = scores.float()
         if processors is not None:
             scores = processors(ids, scores)
@@ -130,7 +155,7 @@ def _write(model, ids, mask, cache, prefix: int, limit: int, end: int, choose, p
             if not over:
                 written[row].append(value)
         done |= token == end
-        if done.all():
+        if done.all() or number == limit:
             break
         step, positions = token[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
@@ -142,6 +167,14 @@ def _write(model, ids, mask, cache, prefix: int, limit: int, end: int, choose, p
             mask, positions = mask[stay], positions[stay]
             for processor in processors or ():
                 processor.keep(stay.tolist())
+        scores = model(
+            input_ids=step,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
     return written
 
 
@@ -209,13 +242,13 @@ def generate(
             mask = torch.tensor(
                 [[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)]
             )
-            cache = DynamicCache()
+            new_cache = DynamicCache
             if prefix_cache is not None:
-                cache = _shared_cache(prefix_cache)
+                new_cache = _shared_cache(prefix_cache)
                 model.set_attn_implementation("shared_prefix")
             try:
                 written = _write(
-                    *(model, ids.to(model.device), mask.to(model.device), cache, prefix),
+                    *(model, ids.to(model.device), mask.to(model.device), new_cache, prefix),
                     *(max_new_tokens, tokenizer.eos_token_id, choose),
                     processors and processors(ids.shape[1], rows),
                 )
