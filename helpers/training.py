@@ -252,7 +252,7 @@ def halve_on_oom(attempt, batch: int, accumulation: int = 1):
     attempt that begins at the last checkpoint goes on from there. ``batch`` is a power of two. Raises RuntimeError when one row is
     too many.
     """
-    from accelerate.utils import clear_device_cache
+    from accelerate.utils import release_memory
 
     if batch < 1 or batch & (batch - 1):
         raise ValueError(f"batch is {batch}; a power of two can be halved down to 1")
@@ -270,7 +270,7 @@ def halve_on_oom(attempt, batch: int, accumulation: int = 1):
                     "a smaller WORKSHOP_MODEL or max_length"
                 ) from error
         # outside the except clause, where nothing holds the failed trainer any more
-        clear_device_cache(garbage_collection=True)
+        release_memory()
         print(f"out of memory with {batch} rows at a time:", end=" ")
         batch, accumulation = batch // 2, accumulation * 2
         print(f"going on with {batch}, adding up gradients over {accumulation} batches a step")
