@@ -254,12 +254,16 @@ def halve_on_oom(attempt, batch: int, accumulation: int = 1):
     """
     from accelerate.utils import release_memory
 
+    from helpers.models import ModelError
+
     if batch < 1 or batch & (batch - 1):
         raise ValueError(f"batch is {batch}; a power of two can be halved down to 1")
 
     while True:
         try:
             return attempt(batch, accumulation)
+        except ModelError:  # the model alone does not fit: fewer rows do not help
+            raise
         except (RuntimeError, MemoryError) as error:
             says = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
             if not isinstance(error, MemoryError) and not any(s in str(error) for s in says):

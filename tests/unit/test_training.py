@@ -304,6 +304,18 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
         training.halve_on_oom(attempt, 4)
 
 
+def test_a_model_that_does_not_fit_alone_is_not_tried_with_fewer_rows():
+    asked = []
+
+    def attempt(batch, accumulation):
+        asked.append(batch)
+        raise models.ModelError("owner/name could not be loaded: CUDA out of memory.")
+
+    with pytest.raises(models.ModelError, match="owner/name"):
+        training.halve_on_oom(attempt, 4)
+    assert asked == [4]
+
+
 def test_a_batch_that_cannot_be_halved_down_is_refused():
     with pytest.raises(ValueError, match="batch is 6; a power of two"):
         training.halve_on_oom(lambda batch, accumulation: None, 6)
