@@ -127,9 +127,43 @@ def _is_intact(folder: Path) -> bool:
         return False
 
 
+def _find_on_hub(model: str) -> None:
+    """Fetch the small ``config.json`` of a hub model, or raise ModelError that says why the model cannot be had."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    other = f"or unset WORKSHOP_MODEL ({runtime.SMALL_GPU} and {runtime.LARGE_GPU} need no account)"
+    away = "the hub does not answer: connect to the network and run this again"
+    if huggingface_hub.is_offline_mode():
+        away = "HF_HUB_OFFLINE=1 forbids fetching it: unset it and restart the kernel"
+    problems = {  # the first that fits; a gated model is a kind of "not found"
+        errors.GatedRepoError: "is gated: accept its licence on its hub page and run `hf auth login`, "
+        + other,
+        errors.RepositoryNotFoundError: "is not on the hub, or private: check the spelling of owner/name, "
+        + other,
+        errors.HFValidationError: "is no hub id: write owner/name, or a folder that begins with / or ., "
+        + other,
+        errors.RemoteEntryNotFoundError: "has no config.json for transformers: choose another, "
+        + other,
+        errors.LocalEntryNotFoundError: f"is not on this machine, and {away}. "
+        "WORKSHOP_PROFILE=cpu without WORKSHOP_MODEL needs no network after set-up",
+    }
+    try:
+        huggingface_hub.hf_hub_download(model, "config.json")
+    except (OSError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        said = [text for kind, text in problems.items() if isinstance(error, kind)]
+        raise ModelError(
+            f"{model!r} {said[0] if said else f'cannot be fetched: {first}'}"
+        ) from error
+
+
 def ensure_base_model(model: str = runtime.EMBEDDED) -> str:
     """A local folder with the embedded model (fetched, verified, unpacked and converted once), or ``model``
-    itself for any other hub id or folder."""
+    itself for any other hub id or folder.
+
+    Raises ModelError for a folder without a model, and for a hub id that is unknown, gated or out of reach.
+    """
     if model != runtime.EMBEDDED:
         path = Path(model).expanduser()
         is_folder = path.is_absolute() or model.startswith((".", "~"))
@@ -137,6 +171,8 @@ def ensure_base_model(model: str = runtime.EMBEDDED) -> str:
             raise ModelError(
                 f"WORKSHOP_MODEL is {model!r}: no config.json there; give a model's folder or a hub id"
             )
+        if not is_folder:
+            _find_on_hub(model)
         return str(path) if is_folder else model
     folder = models_dir() / runtime.EMBEDDED
     if _is_intact(folder):
@@ -154,25 +190,60 @@ def ensure_base_model(model: str = runtime.EMBEDDED) -> str:
 
 
 def load_tokenizer(profile: runtime.Profile):
-    """The tokenizer of the profile's model. Raises ModelError if it has no chat template."""
+    """The tokenizer of the profile's model, which pads on the left, with its end token if it has none to pad with.
+
+    Raises ModelError if it has no chat template or no end-of-turn token.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(ensure_base_model(profile.model))
     if not tokenizer.chat_template:
         raise ModelError(f"{profile.model} has no chat template: choose an instruct model")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{profile.model} has no end token (eos): choose an instruct model")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+def check_memory(profile: runtime.Profile) -> None:
+    """Raise ModelError if the profile's model would not fit: its weights and ``runtime.ROOM_GB`` beside them.
+
+    On the CPU, what this process holds counts as free: an earlier model may still be in it. A model of unknown size passes.
+    """
+    weights = runtime.weights_gb(profile.model, profile.dtype, profile.quantized)
+    if weights is None:
+        return
+    if profile.device == "cpu":
+        import psutil
+
+        free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+        where, also = "memory", ""
+    else:
+        import torch
+
+        cached = torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
+        free = torch.cuda.mem_get_info(0)[0] + cached
+        where, also = "GPU memory", ", or set WORKSHOP_PROFILE=cpu"
+    need = weights + runtime.ROOM_GB[profile.device]
+    if free / 2**30 < need:
+        raise ModelError(
+            f"too little {where} for {profile.model}: it needs about {need:.1f} GiB, {free / 2**30:.1f} "
+            f"can be had. Close other notebooks' kernels and programs and restart this kernel{also}"
+        )
+
+
 def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
     """The profile's model in evaluation mode, with a LoRA adapter on top where one is given.
 
-    Raises ModelError if the model or adapter cannot be loaded.
+    Raises ModelError if the model or adapter cannot be loaded, too little memory included.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    folder = ensure_base_model(profile.model)
+    check_memory(profile)
 
     dtype = getattr(torch, profile.dtype)
     quantization = None
@@ -185,12 +256,13 @@ def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            ensure_base_model(profile.model),
+            folder,
             dtype=dtype,
+            attn_implementation=None if profile.attention == "sdpa" else profile.attention,
             quantization_config=quantization,
             device_map=None if profile.device == "cpu" else {"": 0},
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, torch.OutOfMemoryError) as error:
         raise ModelError(
             f"{profile.model} could not be loaded: {str(error).splitlines()[0]}"
         ) from error

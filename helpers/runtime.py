@@ -1,4 +1,4 @@
-"""Which machine this is, which profile follows from it, and how far to scale the work.
+"""Which profile follows from the machine and why, how far to scale the work, versions and seeds.
 
 Introduced in lesson 00. Nothing here imports torch until a function is called.
 """
@@ -10,36 +10,28 @@ import platform
 import random
 import sys
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+
+from helpers.machine import Machine, detect, use_first_gpu
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 SMALL_GPU = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 LARGE_GPU = "Qwen/Qwen3-4B-Instruct-2507"
 PROFILES = ("cpu", "t4", "gpu")
 TESTED = ("torch", "transformers", "trl", "peft", "datasets")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What was found: ``capability`` is CUDA's (major, minor) or None, memory is in GiB."""
-
-    cpu: str
-    cores: int
-    memory_gb: float
-    fast_bf16: bool
-    gpu: str | None = None
-    capability: tuple[int, int] | None = None
-    gpu_memory_gb: float = 0.0
-
-    def __str__(self) -> str:
-        bf16 = "with" if self.fast_bf16 else "without"
-        text = f"{self.cpu}, {self.cores} cores, {self.memory_gb:.0f} GiB, {bf16} bf16 arithmetic"
-        return text + (f"; {self.gpu}, {self.gpu_memory_gb:.0f} GiB" if self.gpu else "; no GPU")
+BILLIONS = {EMBEDDED: 0.135, SMALL_GPU: 1.71, LARGE_GPU: 4.02}  # parameters, from the model cards
+EFFECTIVE_BATCH = 4  # rows an optimiser step, as lesson 04 has it, on every machine
+ROOM_GB = {"cpu": 1.75, "cuda": 1.0}  # beside the weights: libraries, cache, adapter, optimiser
+SMALLEST_GPU_GB, FOUR_BIT_BELOW_GB, LARGE_ABOVE_GB = 3.5, 9, 16
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What follows from the machine: the model, its precision, and the kind of adapter."""
+    """What follows from the machine: the model, its precision, the kind of adapter, and rows at a time.
+
+    ``batch_size`` times ``accumulation`` is ``EFFECTIVE_BATCH``; ``reasons`` pairs a field's name with its reason.
+    """
 
     name: str
     model: str
@@ -47,6 +39,10 @@ class Profile:
     quantized: bool
     device: str
     reason: str
+    attention: str = "sdpa"
+    batch_size: int = EFFECTIVE_BATCH
+    accumulation: int = 1
+    reasons: tuple[tuple[str, str], ...] = ()
 
     @property
     def adapter(self) -> str:
@@ -75,41 +71,60 @@ def scaled(n: int, least: int = 8) -> int:
     return max(min(least, n), n // 10) if fast() else n
 
 
-def _cpu_flags() -> tuple[str, set[str]]:
-    name, flags = platform.processor() or platform.machine(), set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-                break
-    except OSError:
-        pass
-    return name, flags
+def weights_gb(model: str, dtype: str, quantized: bool) -> float | None:
+    """GiB of a model's weights: 4 or 2 bytes a parameter, in nf4 about 0.65 (embeddings stay in 16 bit).
+
+    None for a model that is not in ``BILLIONS``.
+    """
+    if model not in BILLIONS:
+        return None
+    return BILLIONS[model] * 1e9 * (0.65 if quantized else 4 if dtype == "float32" else 2) / 2**30
 
 
-def detect() -> Machine:
-    """Look at the processor, the memory and the first CUDA device."""
-    import psutil
-    import torch
+def _profile_name(machine: Machine, wanted: str) -> tuple[str, str]:
+    """The profile's name and why; ValueError if ``wanted`` is no profile or not one for this machine."""
+    capability = machine.capability
+    if wanted and wanted not in PROFILES:
+        raise ValueError(f"WORKSHOP_PROFILE is {wanted!r}; one of {', '.join(PROFILES)}")
+    if wanted in ("t4", "gpu") and capability is None:
+        raise ValueError(
+            f"WORKSHOP_PROFILE is {wanted!r}, but no CUDA device was found"
+            f"{f' ({machine.note})' if machine.note else ''}; use cpu"
+        )
+    if wanted == "gpu" and capability < (8, 0):
+        raise ValueError(
+            f"WORKSHOP_PROFILE is 'gpu', but {machine.gpu} has compute capability "
+            f"{capability[0]}.{capability[1]} and would only emulate bf16; use t4 or cpu"
+        )
+    if wanted:
+        return wanted, "WORKSHOP_PROFILE asks for it"
+    if capability is None:
+        return "cpu", "no GPU"
+    if machine.gpu_memory_gb < SMALLEST_GPU_GB:
+        return "cpu", f"{machine.gpu} has {machine.gpu_memory_gb:.1f} GiB, too little to train on"
+    if capability >= (8, 0):
+        return "gpu", "compute capability 8.0 or above"
+    return "t4", "compute capability below 8.0"
 
-    name, flags = _cpu_flags()
-    machine = Machine(
-        cpu=name,
-        cores=os.cpu_count() or 1,
-        memory_gb=psutil.virtual_memory().total / 2**30,
-        fast_bf16=bool(flags & {"avx512_bf16", "amx_bf16"}),
-    )
-    if not torch.cuda.is_available():
-        return machine
-    gpu = torch.cuda.get_device_properties(0)
-    return replace(
-        machine,
-        gpu=gpu.name,
-        capability=torch.cuda.get_device_capability(0),
-        gpu_memory_gb=gpu.total_memory / 2**30,
+
+def _batch_size(machine: Machine, model: str, dtype: str, quantized: bool) -> tuple[int, str]:
+    """Rows at a time on a GPU, at most ``EFFECTIVE_BATCH``, and why.
+
+    The rule: free memory less weights and room, over 1 GiB a row and billion parameters (a quarter of it with gradient
+    checkpointing, which goes with 4 bit). That is arithmetic for rows of 512 tokens, not a measurement.
+    """
+    weights = weights_gb(model, dtype, quantized)
+    if weights is None:
+        return 1, f"the size of {model} is not known here, so one row at a time"
+    free = machine.gpu_memory_gb if machine.gpu_free_gb is None else machine.gpu_free_gb
+    left = free - weights - ROOM_GB["cuda"]
+    row = BILLIONS[model] * (0.25 if quantized else 1.0)
+    rows = EFFECTIVE_BATCH
+    while rows > 1 and rows * row > left:
+        rows //= 2
+    return rows, (
+        f"{free:.1f} GiB free, {weights:.1f} for weights, {ROOM_GB['cuda']:.1f} for the rest, "
+        f"about {row:.1f} a row (an estimate)"
     )
 
 
@@ -118,32 +133,77 @@ def choose_profile(machine: Machine, env: dict[str, str] | None = None) -> Profi
 
     Precision follows from the device's compute capability (bf16 from 8.0 on), never from
     ``torch.cuda.is_bf16_supported()``, which is also True where bf16 is only emulated.
-    Raises ValueError for an unknown profile, or a GPU profile on a machine without one.
+    Raises ValueError for an unknown profile, or one that this machine cannot run.
     """
     env = os.environ if env is None else env
-    wanted = env.get("WORKSHOP_PROFILE", "").strip().lower()
-    if wanted and wanted not in PROFILES:
-        raise ValueError(f"WORKSHOP_PROFILE is {wanted!r}; one of {', '.join(PROFILES)}")
-    if wanted in ("t4", "gpu") and machine.capability is None:
-        raise ValueError(f"WORKSHOP_PROFILE is {wanted!r}, but no CUDA device was found; use cpu")
-    name = wanted or (
-        "cpu" if machine.capability is None else "gpu" if machine.capability >= (8, 0) else "t4"
-    )
+    name, reason = _profile_name(machine, env.get("WORKSHOP_PROFILE", "").strip().lower())
+    why = {"name": reason}
+    total, quantized = f"{machine.gpu_memory_gb:.0f} GiB of GPU memory", False
     if name == "cpu":
+        model, why["model"] = EMBEDDED, "the embedded model trains in minutes on two cores"
         dtype = "bfloat16" if machine.fast_bf16 else "float32"
-        why = "the CPU multiplies bf16" if machine.fast_bf16 else "the CPU has no bf16 arithmetic"
-        profile = Profile("cpu", EMBEDDED, dtype, False, "cpu", why)
-    elif name == "t4":
-        profile = Profile("t4", SMALL_GPU, "float16", True, "cuda", "compute capability below 8.0")
-    else:
-        model = LARGE_GPU if machine.gpu_memory_gb > 16 else SMALL_GPU
-        profile = Profile(
-            "gpu", model, "bfloat16", False, "cuda", "compute capability 8.0 or above"
+        precise = (
+            "the CPU multiplies bf16" if machine.fast_bf16 else "the CPU has no bf16 arithmetic"
         )
-    if wanted:
-        profile = replace(profile, reason="WORKSHOP_PROFILE asks for it")
-    model = env.get("WORKSHOP_MODEL", "").strip()
-    return replace(profile, model=model) if model else profile
+        reason = precise if reason == "no GPU" else reason
+    elif name == "t4":
+        model, dtype, quantized = SMALL_GPU, "float16", True
+        why["model"] = f"{total}; the smaller of the two GPU models"
+        precise = "bf16 needs compute capability 8.0; below, it is only emulated"
+    else:
+        large = machine.gpu_memory_gb > LARGE_ABOVE_GB
+        model, dtype = LARGE_GPU if large else SMALL_GPU, "bfloat16"
+        quantized = machine.gpu_memory_gb < FOUR_BIT_BELOW_GB
+        why["model"] = f"{total}; the larger model is for more than {LARGE_ABOVE_GB}"
+        precise = "compute capability 8.0 or above multiplies bf16"
+    if asked := env.get("WORKSHOP_MODEL", "").strip():
+        model, why["model"] = asked, "WORKSHOP_MODEL asks for it"
+    why["dtype"] = precise
+    why["adapter"] = "weights in nf4 leave room to train" if quantized else "weights fit in full"
+    attention, batch, rows_why = "sdpa", EFFECTIVE_BATCH, "as lesson 04 has it"
+    if name == "cpu":
+        why["attention"] = "PyTorch's own; others need a GPU"
+    elif machine.capability < (8, 0):
+        why["attention"] = "PyTorch's own; FlashAttention 2 needs compute capability 8.0"
+    elif machine.flash_attention:
+        attention, why["attention"] = "flash_attention_2", "the package flash_attn is installed"
+    else:
+        why["attention"] = "PyTorch's own; the package flash_attn is not installed"
+    if name != "cpu":
+        batch, rows_why = _batch_size(machine, model, dtype, quantized)
+    why["batch_size"] = rows_why
+    why["accumulation"] = f"{EFFECTIVE_BATCH} rows an optimiser step, on every machine"
+    if name != "cpu":
+        found = "{}, compute capability {}.{}".format(machine.gpu, *machine.capability)
+    else:
+        found = f"{machine.gpu} is not used" if machine.gpu else "no GPU"
+    why["device"] = machine.note or found
+    return Profile(
+        *(name, model, dtype, quantized, "cpu" if name == "cpu" else "cuda", reason),
+        *(attention, batch, EFFECTIVE_BATCH // batch, tuple(why.items())),
+    )
+
+
+def explain(profile: Profile):
+    """Every setting of the profile with its value and its reason, as a pandas table (lesson 00, section 0.3)."""
+    import pandas as pd
+
+    rows = [(name, str(getattr(profile, name)), why) for name, why in profile.reasons]
+    return pd.DataFrame(rows, columns=["setting", "value", "reason"]).set_index("setting")
+
+
+def check_torchao() -> None:
+    """Raise RuntimeError if a torchao is installed that PEFT refuses: every adapter would fail (as on Colab)."""
+    if find_spec("torchao") is None:
+        return
+    from peft.import_utils import is_torchao_available
+
+    try:
+        is_torchao_available()
+    except ImportError as error:
+        raise RuntimeError(
+            f"{error}. No lesson uses it: run `pip uninstall -y torchao`, then restart the kernel"
+        ) from error
 
 
 def versions() -> dict[str, str]:
@@ -166,20 +226,31 @@ def set_seed(seed: int) -> None:
 def start(seed: int = 0) -> Profile:
     """Call once, first, in every lesson: seed, go offline where nothing is fetched, and say what runs.
 
-    Returns the profile. On ``cpu`` it sets ``HF_HUB_OFFLINE=1``: no lesson needs the network after set-up.
+    Returns the profile; ``explain`` has its reasons. On ``cpu`` it sets ``HF_HUB_OFFLINE=1``: no lesson needs the network after
+    set-up. Raises RuntimeError for a package that would stop a later lesson, ValueError for a wrong override.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    idle = use_first_gpu()
     machine = detect()
+    machine = replace(machine, note=idle or machine.note)
     profile = choose_profile(machine)
     if profile.name == "cpu" and not os.environ.get("WORKSHOP_MODEL"):
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["HF_DATASETS_OFFLINE"] = "1"
+    check_torchao()  # it imports the hub's client, which reads HF_HUB_OFFLINE once
     set_seed(seed)
     found = versions()
     used = " ".join(f"{name} {found[name]}" for name in TESTED)
     dry = " | dry run: a tenth of the work" if fast() else ""
     print(f"profile {profile.name} | {profile.model} in {profile.dtype} | {used}{dry}")
+    if profile.device == "cuda":
+        print(
+            f"{machine.gpu} | attention {profile.attention} | {profile.batch_size} x "
+            f"{profile.accumulation} rows a step | runtime.explain(profile) has the reasons"
+        )
+    if machine.note:
+        print(f"note: {machine.note}")
     return profile
 
 

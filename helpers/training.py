@@ -243,8 +243,43 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        done.append("adapters in float32: the fp16 gradient scaler needs it")
+        done.append("adapters in float32: the fp16 gradient scaler refuses TRL's bf16")
     return done
+
+
+def halve_on_oom(attempt, batch: int, accumulation: int = 1):
+    """``attempt(batch, accumulation)``; each time memory runs out, again with half the batch and twice the accumulation.
+
+    ``attempt`` builds a trainer and trains it (lesson 04, section 4.6). The optimiser sees as many rows a step as before, and an
+    attempt that begins at the last checkpoint goes on from there. ``batch`` is a power of two. Raises RuntimeError when one row is
+    too many.
+    """
+    from accelerate.utils import release_memory
+
+    from helpers.models import ModelError
+
+    if batch < 1 or batch & (batch - 1):
+        raise ValueError(f"batch is {batch}; a power of two can be halved down to 1")
+
+    while True:
+        try:
+            return attempt(batch, accumulation)
+        except ModelError:  # the model alone does not fit: fewer rows do not help
+            raise
+        except (RuntimeError, MemoryError) as error:
+            says = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+            if not isinstance(error, MemoryError) and not any(s in str(error) for s in says):
+                raise
+            if batch == 1:
+                raise RuntimeError(
+                    "out of memory with one row at a time: close other kernels, restart this one, or set "
+                    "a smaller WORKSHOP_MODEL or max_length"
+                ) from error
+        # outside the except clause, where nothing holds the failed trainer any more
+        release_memory()
+        print(f"out of memory with {batch} rows at a time:", end=" ")
+        batch, accumulation = batch // 2, accumulation * 2
+        print(f"going on with {batch}, adding up gradients over {accumulation} batches a step")
 
 
 class LivePanel(TrainerCallback):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from datasets import Dataset
@@ -222,3 +224,175 @@ def test_the_trainer_prints_no_dictionaries_and_trims_its_memory(
     trainer.train()
     assert len(trimmed) == 4  # the start, two steps and the end
     assert "grad_norm" not in capsys.readouterr().out
+
+
+# The T4's trap: TRL gives the adapters of a 4-bit model bf16, and the gradient scaler of fp16 refuses it
+
+T4 = runtime.Profile("t4", runtime.SMALL_GPU, "float16", True, "cuda", "test")
+
+
+def test_qlora_adapters_are_float32_for_the_fp16_gradient_scaler(
+    tiny_llama, tokenizer, rows, tmp_path
+):
+    tiny_llama(vocab_size=len(tokenizer), hidden_size=64).save_pretrained(tmp_path / "base")
+    here = runtime.replace(T4, model=str(tmp_path / "base"), device="cpu")
+    trainer = SFTTrainer(
+        model=models.load_model(here),
+        args=SFTConfig(
+            output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none"
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=copy.deepcopy(LORA),
+    )
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.bfloat16}  # what TRL does; if not, the trap is gone
+    done = training.make_lean(trainer, T4)
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert "float32" in done[0]
+    assert {p.dtype for p in trainer.model.parameters() if not p.requires_grad} >= {torch.uint8}
+
+
+def test_an_adapter_on_a_4_bit_model_loads_in_the_profiles_precision(tiny_llama, tmp_path):
+    from peft import get_peft_model
+
+    base = tiny_llama(vocab_size=64, hidden_size=64)
+    base.save_pretrained(tmp_path / "base")
+    get_peft_model(base, copy.deepcopy(LORA)).save_pretrained(tmp_path / "adapter")
+    here = runtime.replace(T4, model=str(tmp_path / "base"), device="cpu")
+    model = models.load_model(here, adapter=tmp_path / "adapter")
+    assert {p.dtype for p in model.parameters()} == {torch.float16, torch.uint8}
+
+
+# Out of memory
+
+
+def breaks_above(rows: int, message: str = "CUDA out of memory. Tried to allocate 2 GiB."):
+    """An attempt that needs too much memory with more than so many rows at a time; it keeps what it was asked."""
+    asked = []
+
+    def attempt(batch, accumulation):
+        asked.append((batch, accumulation))
+        if batch > rows:
+            raise torch.OutOfMemoryError(message)
+        return "trained"
+
+    return attempt, asked
+
+
+def test_out_of_memory_halves_the_batch_doubles_accumulation_and_says_so(capsys):
+    attempt, asked = breaks_above(1)
+    assert training.halve_on_oom(attempt, 4) == "trained"
+    assert asked == [(4, 1), (2, 2), (1, 4)]
+    first, second = capsys.readouterr().out.splitlines()
+    assert "out of memory with 4 rows" in first and "with 2" in first and "over 2" in first
+    assert "out of memory with 2 rows" in second and "with 1" in second and "over 4" in second
+
+
+def test_when_one_row_is_too_many_it_gives_up_and_says_what_to_do():
+    attempt, asked = breaks_above(0)
+    with pytest.raises(RuntimeError, match="one row at a time: close other kernels"):
+        training.halve_on_oom(attempt, 2, 2)
+    assert asked == [(2, 2), (1, 4)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=lambda error: str(error)[:24],
+)
+def test_memory_that_runs_out_is_known_by_all_its_names(error):
+    def attempt(batch, accumulation):
+        if batch > 1:
+            raise error
+        return batch
+
+    assert training.halve_on_oom(attempt, 2) == 1
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory():
+    def attempt(batch, accumulation):
+        raise RuntimeError("expected scalar type Half but found Float")
+
+    with pytest.raises(RuntimeError, match="scalar type"):
+        training.halve_on_oom(attempt, 4)
+
+
+def test_a_model_that_does_not_fit_alone_is_not_tried_with_fewer_rows():
+    asked = []
+
+    def attempt(batch, accumulation):
+        asked.append(batch)
+        raise models.ModelError("owner/name could not be loaded: CUDA out of memory.")
+
+    with pytest.raises(models.ModelError, match="owner/name"):
+        training.halve_on_oom(attempt, 4)
+    assert asked == [4]
+
+
+def test_a_batch_that_cannot_be_halved_down_is_refused():
+    with pytest.raises(ValueError, match="batch is 6; a power of two"):
+        training.halve_on_oom(lambda batch, accumulation: None, 6)
+
+
+def test_the_failed_attempt_is_freed_before_the_next_one_begins():
+    import weakref
+
+    left = []
+
+    class Trainer:
+        def __init__(self):
+            self.model, self.me = torch.zeros(8), self  # a cycle, as trainers have
+
+    def attempt(batch, accumulation):
+        left.append(sum(ref() is not None for ref in left_refs))
+        trainer = Trainer()
+        left_refs.append(weakref.ref(trainer))
+        if batch > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    left_refs = []
+    training.halve_on_oom(attempt, 4)
+    assert left == [0, 0, 0]
+
+
+def test_a_run_that_lost_its_memory_on_the_way_ends_with_the_weights_of_one_that_did_not(
+    build, tokenizer, rows, tmp_path, monkeypatch
+):
+    """Four steps of 2 rows; in the third, 2 rows at a time are too many: it goes on from step 2 with 1 row, twice."""
+    forward = training.LeanSFTTrainer.compute_loss
+
+    def run(folder, limit):
+        calls = []
+
+        def loss(self, model, inputs, *args, **kwargs):
+            calls.append(len(inputs["input_ids"]))
+            if len(inputs["input_ids"]) > 1 and len(calls) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return forward(self, model, inputs, *args, **kwargs)
+
+        def attempt(batch, accumulation):
+            trainer = build(
+                *(training.LeanSFTTrainer, tokenizer, rows, folder),
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+                **{"max_steps": 4, "save_strategy": "steps", "save_steps": 1},
+            )
+            training.make_lean(trainer, PROFILE, compiled=False)
+            trainer.train(resume_from_checkpoint=training.last_checkpoint(folder))
+            return trainer
+
+        monkeypatch.setattr(training.LeanSFTTrainer, "compute_loss", loss)
+        return training.halve_on_oom(attempt, 2), calls
+
+    whole, _ = run(tmp_path / "whole", limit=99)
+    broken, calls = run(tmp_path / "broken", limit=2)
+    assert calls == [2, 2, 2, 1, 1, 1, 1]
+    assert broken.state.global_step == whole.state.global_step == 4
+    for a, b in zip(whole.model.parameters(), broken.model.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
