@@ -107,9 +107,10 @@ def lora_explorer(model, rank: int = 16, first_layer: int = 0) -> Panel:
 class LivePanel(TrainerCallback):
     """Follows a run: losses, tokens/s, time left, sample replies, and a button that stops the run and keeps the adapter.
 
-    ``asked`` are conversations answered every ``sample_every`` steps (0: never). The run also ends well at the kernel's interrupt
-    (the square button): the step is finished, the adapter is there, ``stopped`` is True. That way works in every front end; the panel's
-    own button needs one that delivers clicks while a cell runs (JupyterLab 4.4 or later does). Introduced in lesson 04, section 4.6.
+    ``asked`` are conversations answered every ``sample_every`` steps (0: never). The button needs a front end and a kernel that
+    deliver clicks while a cell runs (JupyterLab from 4.4 on with ipykernel 7: "subshells"). The kernel's own interrupt does the same
+    everywhere: the step is finished, ``train()`` returns, ``stopped`` is True; a second one ends the run at once. Introduced in
+    lesson 04, section 4.6.
     """
 
     def __init__(self, asked: list[list[dict]] = (), sample_every: int = 0):
@@ -148,8 +149,11 @@ class LivePanel(TrainerCallback):
         self._tokens, self._speed = (0, 0.0), None
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupted)
-        self._say("The first step may take half a minute.")
+        self._say("The first step may take half a minute. Interrupting the kernel stops well, too.")
         self._output = display(self, display_id=True)
+        # ipykernel sends a click to where the button was made, and the cell that made it is busy now:
+        # forget that, and the click goes to the front end's own subshell
+        self.stop.comm.__dict__.pop("_reply_subshell_id", None)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._started = time.perf_counter()
@@ -162,6 +166,8 @@ class LivePanel(TrainerCallback):
         if self._asked_to_stop.is_set():
             control.should_training_stop = True
             self.stopped = state.global_step < state.max_steps
+            control.should_log = True  # so that the record has the losses of the last step
+            control.should_evaluate |= args.eval_strategy != "no"
         else:
             self._say(f"Step {state.global_step} of {state.max_steps}{speed}, {left:.0f} s left")
         if self.sample_every and state.global_step % self.sample_every == 0:

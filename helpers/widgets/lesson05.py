@@ -15,13 +15,13 @@ def side_by_side(row: dict, replies: dict[str, str]) -> list[dict]:
     said = {name: evaluation.parse_reply(text) for name, text in replies.items()}
     scores = {name: evaluation.score_reply(text, row) for name, text in replies.items()}
     rows = [
-        {"": key, "right": row["reply"][key]}
+        {"part": key, "right": row["reply"][key]}
         | {name: reply[key] if reply else "does not parse" for name, reply in said.items()}
         for key in data.KEYS
     ]
     for part in evaluation.SCORES:
         verdicts = {n: "right" if getattr(s, part) else "WRONG" for n, s in scores.items()}
-        rows.append({"": f"score: {part}", "right": ""} | verdicts)
+        rows.append({"part": f"score: {part}", "right": ""} | verdicts)
     return rows
 
 

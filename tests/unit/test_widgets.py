@@ -463,6 +463,8 @@ def test_a_stopped_run_ends_after_its_step_and_keeps_the_adapter(
     trainer = live(tiny_llama, tokenizer, rows, tmp_path, panel, [stopping_at(3, how)])
     assert trainer.state.global_step == 3 and panel.stopped
     assert "Stopped by hand at step 3 of 8" in panel.status.value
+    last = [entry for entry in trainer.state.log_history if entry["step"] == 3]
+    assert any("loss" in entry for entry in last) and any("eval_loss" in entry for entry in last)
     trained = [p for n, p in trainer.model.named_parameters() if "lora_B" in n]
     assert any(p.abs().sum() > 0 for p in trained)
     assert signal.getsignal(signal.SIGINT) is before
@@ -482,6 +484,53 @@ def test_a_second_interrupt_ends_the_run_at_once(tiny_llama, tokenizer, rows, tm
             live(tiny_llama, tokenizer, rows, tmp_path, panel, [stopping_at(2, twice)])
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+PANEL = """
+import time, types
+from helpers.widgets.lesson04 import LivePanel
+panel = LivePanel()
+print(panel.stop.comm.comm_id)
+"""
+TRAINING = """
+panel.on_train_begin(None, None, None)
+print("training")
+end = time.time() + 10
+while not panel._asked_to_stop.is_set() and time.time() < end:
+    time.sleep(0.05)
+print("click came" if panel._asked_to_stop.is_set() else "click waited")
+"""
+
+
+def test_a_click_on_stop_arrives_while_the_training_cell_runs():
+    ipykernel = pytest.importorskip("ipykernel", minversion="7.0")
+    assert ipykernel
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(runtime.project_root()))
+
+    def next_print() -> str:
+        while True:
+            message = client.get_iopub_msg(timeout=60)
+            if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+                return message["content"]["text"].strip()
+
+    try:
+        client.execute(PANEL)
+        button = next_print()
+        request = client.session.msg("create_subshell_request", {})
+        client.control_channel.send(request)
+        subshell = client.control_channel.get_msg(timeout=60)["content"]["subshell_id"]
+        client.execute(TRAINING)
+        assert next_print() == "training"
+        data = {"method": "custom", "content": {"event": "click"}}
+        click = client.session.msg("comm_msg", {"comm_id": button, "data": data})
+        click["header"]["subshell_id"] = subshell  # as JupyterLab does
+        client.shell_channel.send(click)
+        assert next_print() == "click came"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture
