@@ -227,7 +227,7 @@ def loss_picture(history: list[dict]) -> str:
 
     from helpers.plots import loss_curves
 
-    figure = Figure(figsize=(6, 2.6), dpi=80, layout="constrained")
+    figure = Figure(figsize=(6, 3.2), dpi=80, layout="constrained")
     with contextlib.redirect_stdout(io.StringIO()):
         loss_curves(history, figure.subplots())
     ends = {
