@@ -39,8 +39,12 @@ def tidy(notebook: dict) -> dict:
             continue
         kept = []
         for output in cell["outputs"]:
-            if output.get("name") == "stderr" or _WIDGET in output.get("data", {}):
+            if output.get("name") == "stderr":
                 continue
+            # a widget leaves its static picture, if it brought one; a progress bar leaves nothing
+            if output.get("data", {}).pop(_WIDGET, None) is not None:
+                if "text/html" not in output["data"]:
+                    continue
             if output["output_type"] == "stream":
                 output["text"] = "".join(output["text"]).replace(str(runtime.project_root()), ".")
                 if not output["text"].strip():

@@ -78,7 +78,9 @@ class BM25:
 
     def scores(self, tickets: list[str]) -> np.ndarray:
         """Scores of shape (tickets, sections); higher is better."""
-        return np.stack([self._index.get_scores(tokens) for tokens in self._tokens(tickets)])
+        none = np.zeros(len(self.sections))  # a ticket without any word to search by
+        rows = [self._index.get_scores(t) if t else none for t in self._tokens(tickets)]
+        return np.stack(rows)
 
 
 class Dense:

@@ -282,52 +282,6 @@ def halve_on_oom(attempt, batch: int, accumulation: int = 1):
         print(f"going on with {batch}, adding up gradients over {accumulation} batches a step")
 
 
-class LivePanel(TrainerCallback):
-    """A line and a loss figure that follow the run; with no front end nothing is lost, the figure is drawn again after it."""
-
-    def __init__(self, every: int = 10):
-        import ipywidgets
-
-        self.text, self.figure, self.every = (
-            ipywidgets.HTML(),
-            ipywidgets.Image(format="png"),
-            every,
-        )
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        import time
-
-        from IPython.display import display
-
-        self.started, self.first = time.perf_counter(), state.global_step
-        display(self.text, self.figure)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        import time
-
-        done = state.global_step - self.first
-        left = (time.perf_counter() - self.started) / done * (state.max_steps - state.global_step)
-        self.text.value = f"step {state.global_step} of {state.max_steps}, about {left:.0f} s left"
-
-    def on_log(self, args, state, control, **kwargs):
-        import contextlib
-        import io
-
-        import matplotlib.pyplot as plt
-
-        from helpers.plots import loss_curves
-
-        if len(state.log_history) < 2:
-            return
-        figure, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
-        buffer = io.BytesIO()
-        with contextlib.redirect_stdout(io.StringIO()):
-            loss_curves(state.log_history, ax)
-        figure.savefig(buffer, format="png")
-        plt.close(figure)
-        self.figure.value = buffer.getvalue()
-
-
 def run_key(lora, arguments, profile: runtime.Profile, rows: list[dict]) -> str:
     """A name for a training run: 12 hex digits over configuration, model, data and rows. The same run has the same name."""
     asked = arguments.to_dict()
