@@ -151,7 +151,7 @@ _HINTS = {
         "Each step throws the weights far beyond where it wanted to go: the steps are too large.",
     ),
     "C": (
-        "The curve looks healthy. Count the replies that reach the token limit.",
+        "How a reply ends after so few steps may be luck. How a row ends can be read off.",
         "Compare the last graded tokens with those of the healthy run.",
         "One token is missing behind the object: the one that lesson 03, section 3.7, asked about.",
     ),
