@@ -23,19 +23,20 @@ KEEP = ("torch", "ipywidgets")
 UNWANTED = "torchao"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 CELL = """\
-# In Colab: fetches the workshop and installs what is missing. Everywhere: finds `helpers`.
+# Finds `helpers`; in Colab it fetches the workshop and installs what is missing first.
 import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY, TAG = "{repository}", "{tag}"
+REPOSITORY = "{repository}"
+TAG = "{tag}"
 in_colab, fetched = "google.colab" in sys.modules, Path("bramble-workshop").resolve()
 places = [Path.cwd(), *Path.cwd().parents, fetched]
 if in_colab and not any((place / "helpers").is_dir() for place in places):
-    git = ["git", "clone", "-q", "--depth=1", f"--branch={{TAG}}", REPOSITORY, str(fetched)]
+    git = ["git", "clone", "--depth=1", f"--branch={{TAG}}", REPOSITORY, str(fetched)]
     if (said := subprocess.run(git, capture_output=True, text=True)).returncode:
-        advice = "In a fork: put its address into pyproject.toml, then {command}"
-        raise SystemExit(f"no {{TAG}} at {{REPOSITORY}}: {{said.stderr}}\\n{{advice}}")
+        cure = "In a fork: set it in pyproject.toml, then {command}"
+        raise SystemExit(f"no {{TAG}} at {{REPOSITORY}}: {{said.stderr}}\\n{{cure}}")
 sys.path.insert(0, str(next(place for place in places if (place / "helpers").is_dir())))
 if in_colab:
     from helpers import colab
@@ -81,8 +82,7 @@ def written(path: Path) -> str:
     if _dumped(notebook) != text:
         raise ValueError(f"{path.name}: not laid out as 'make run' writes it; run that first")
     head, source = notebook["cells"][0], _source(notebook["cells"][0])
-    without = re.sub(r"^\[!\[Open in Colab\]\(.*\n\n?", "", source + "\n", flags=re.M)
-    title, _, rest = without.rstrip("\n").partition("\n\n")
+    title, _, rest = re.sub(r"\[!\[Open in Colab\]\(.*\n\n", "", source).partition("\n\n")
     if head["cell_type"] != "markdown" or not re.fullmatch(r"# .+", title):
         raise ValueError(
             f"{path.name}: the first cell does not begin with '# Title' and a blank line"

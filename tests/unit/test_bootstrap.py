@@ -86,7 +86,7 @@ def test_a_lesson_gets_badge_and_cell_and_keeps_everything_else(project):
         f"# 00 · A\n\n[![Open in Colab]({colab.BADGE})](https://colab.research.google.com/"
         "github/me/fork/blob/v2.3/notebooks/00_a.ipynb)\n\nText."
     )
-    assert '"https://github.com/me/fork", "v2.3"' in new["cells"][1]["source"]
+    assert '"https://github.com/me/fork"\nTAG = "v2.3"\n' in new["cells"][1]["source"]
     for cell, before in zip(new["cells"][:2], old["cells"]):
         assert cell | {"source": 0} == before | {"source": 0}
     assert new["cells"][2:] == old["cells"][2:]
