@@ -6,11 +6,11 @@ PY := $(BIN)/python
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup lab run test check bench clean
+.PHONY: help setup setup-colab lab run test test-colab check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another Python 3.11 to 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -20,6 +20,13 @@ $(VENV)/.installed: requirements.txt
 
 setup: $(VENV)/.installed ## the environment and the model, once (under 5 minutes)
 	@$(PY) -m helpers.models
+
+.venv-colab/.installed: tests/colab_image.txt
+	$(PYTHON) -m venv .venv-colab
+	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check -r tests/colab_image.txt
+	@touch $@
+
+setup-colab: .venv-colab/.installed ## Colab's versions in .venv-colab, for test-colab (about 2 minutes)
 
 lab: setup ## open lesson 00 in JupyterLab on this machine
 	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks/00_start_here.ipynb
@@ -31,10 +38,14 @@ check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/codespell README.md CONTRIBUTING.md helpers benchmarks tests data/README.md data/handbook data/probes/prose.txt
 	@$(PY) -m helpers.lessons check
+	@$(PY) -m helpers.colab check
 
 test: setup ## unit tests, every lesson with real training, score floors (about 45 minutes on 2 cores)
 	@rm -rf runs/test && mkdir -p runs/test
 	@WORKSHOP_RUNS=$(CURDIR)/runs/test $(PY) -m pytest tests/unit notebooks tests/floors
+
+test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (under 4 minutes)
+	@$(PY) -m pytest tests/test_colab.py
 
 bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under four minutes
 	@$(PY) -m benchmarks.bench $(if $(QUICK),--quick)
