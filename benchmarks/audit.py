@@ -38,7 +38,9 @@ def replies_of(method: str, rows: list[dict], profile: runtime.Profile) -> list[
     adapter = training.find_adapter(name, profile)[0] if name else None
 
     def missing():
-        raise FileNotFoundError(f"no kept replies of {method} in runs/replies: run the lessons first")
+        raise FileNotFoundError(
+            f"no kept replies of {method} in runs/replies: run the lessons first"
+        )
 
     kept = methods.answer(method, rows, missing, None, profile, adapter=adapter)
     return [reply.text for reply in kept]
