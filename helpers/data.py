@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -101,8 +103,38 @@ class Fact:
     accept: tuple[str, ...] = ()
 
 
+_other_handbook: ContextVar[Path | None] = ContextVar("other_handbook", default=None)
+
+
 def data_dir() -> Path:
     return project_root() / "data"
+
+
+def handbook_dir() -> Path:
+    """``data/handbook``, or the folder named by ``other_handbook``; ``facts.jsonl`` stands beside it."""
+    return _other_handbook.get() or data_dir() / "handbook"
+
+
+@contextmanager
+def other_handbook(folder: str | Path):
+    """In a ``with`` block: ``handbook``, ``facts``, ``policies`` and all built on them read another folder like ``data/handbook``.
+
+    It holds ``NN_intent.md`` with ``## RET-1 · title`` sections; its ``facts.jsonl`` stands beside the folder. Raises DataError with
+    all faults: nothing there, a fact of no section, a value that its section does not hold.
+    """
+    token = _other_handbook.set(Path(folder).resolve())
+    try:
+        texts = {section.policy: section.text for section in handbook()}
+        faults = [
+            f'facts.jsonl: the value "{fact.value}" of {fact.policy} {fact.key} does not stand in that section'
+            for fact in facts()
+            if fact.value not in texts.get(fact.policy, "")
+        ]
+        if faults:
+            raise DataError(faults)
+        yield
+    finally:
+        _other_handbook.reset(token)
 
 
 def _read_rows(path: Path) -> list[tuple[int, object, str | None]]:
@@ -130,11 +162,15 @@ def _read_rows(path: Path) -> list[tuple[int, object, str | None]]:
     return rows
 
 
-@lru_cache
 def facts() -> tuple[Fact, ...]:
     """Every fact of ``data/facts.jsonl``, in the handbook's order; DataError tells the lines at fault."""
+    return _facts(handbook_dir().parent / "facts.jsonl")
+
+
+@lru_cache
+def _facts(path: Path) -> tuple[Fact, ...]:
     found, faults = [], []
-    for number, row, fault in _read_rows(data_dir() / "facts.jsonl"):
+    for number, row, fault in _read_rows(path):
         try:
             found += [] if fault else [Fact(**{**row, "accept": tuple(row.get("accept", ()))})]
         except (TypeError, AttributeError):
@@ -146,7 +182,6 @@ def facts() -> tuple[Fact, ...]:
     return tuple(found)
 
 
-@lru_cache
 def handbook(version: int = 1) -> tuple[Section, ...]:
     """The sections of ``data/handbook/*.md``; version 2 is version 1 with every ``value_v2`` put in.
 
@@ -157,18 +192,29 @@ def handbook(version: int = 1) -> tuple[Section, ...]:
         raise DataError(
             [f"handbook version {version!r} does not exist; 1 is the handbook, 2 its update"]
         )
+    return _handbook(handbook_dir(), version)
+
+
+@lru_cache
+def _handbook(folder: Path, version: int) -> tuple[Section, ...]:
+    if version == 2:
+        return tuple(map(_updated, _handbook(folder, 1)))
     sections = []
-    for path in sorted((data_dir() / "handbook").glob("*.md")):
-        intent = path.stem.split("_", 1)[1]
+    for path in sorted(folder.glob("*.md")):
+        _, underscore, intent = path.stem.partition("_")
+        if not underscore:
+            raise DataError([f"{path.name}: expected a chapter's name such as 01_returns.md"])
         for part in re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
             head, _, text = part.partition("\n")
             policy, _, title = head.partition(" · ")
             sections.append(Section(policy.strip(), title.strip(), " ".join(text.split()), intent))
     if not sections:
         raise DataError(
-            [f"{data_dir().name}/handbook: no section found; expected '## RET-1 · title' in *.md"]
+            [
+                f"{folder.parent.name}/{folder.name}: no section found; expected '## RET-1 · title' in *.md"
+            ]
         )
-    return tuple(sections) if version == 1 else tuple(_updated(s) for s in sections)
+    return tuple(sections)
 
 
 def _updated(section: Section) -> Section:
@@ -179,9 +225,13 @@ def _updated(section: Section) -> Section:
     return replace(section, text=text)
 
 
-@lru_cache
 def policies() -> dict[str, Section]:
-    return {section.policy: section for section in handbook()}
+    return _by_policy(handbook())
+
+
+@lru_cache(maxsize=8)
+def _by_policy(sections: tuple[Section, ...]) -> dict[str, Section]:
+    return {section.policy: section for section in sections}
 
 
 def priority_of(policy: str) -> str:

@@ -1,6 +1,7 @@
-"""Read a reply, score it field by field, and say how sure the figure is.
+"""Read a reply and score it field by field.
 
-Introduced in lesson 00, section 0.6. One parser serves every method; what does not parse is wrong on every field.
+Introduced in lesson 00, section 0.6. One parser serves every method; what does not parse is wrong on every field. How sure a
+figure is says ``statistics``. ``python -m helpers.evaluation --help`` scores any model or adapter on any ticket file.
 """
 
 from __future__ import annotations
@@ -22,46 +23,11 @@ from helpers.data import (
     policies,
     word_count,
 )
+from helpers.quantities import negated, phones, plain, quantities
+from helpers.statistics import mcnemar, rate, wilson  # noqa: F401  (lessons 00, 01, 02 and 05 call them by this module)
 
 SCORES = ("format", "triage", "product", "policy", "facts", "resolved")
-
-# Each unit with its spellings, as a pattern; a longer one stands before one that it starts with.
-_UNITS = {
-    "working day": r"(?:working|business)[\s-]days?",
-    "charge cycle": r"(?:charge[\s-])?cycles?",
-    "try": r"(?:wrong\s)?(?:try|tries)",
-    "child": r"child(?:ren)?",
-    **{unit: f"{unit}s?" for unit in "second minute hour day week month year".split()},
-    **{unit: f"{unit}s?" for unit in "instalment attempt phone".split()},
-    "km/h": r"km/h",
-    "km": r"km|kilomet(?:er|re)s?",
-    "cm": r"cm|centimet(?:er|re)s?",
-    "m": r"m|met(?:er|re)s?",
-    "kg": r"kg|kilos?|kilogram(?:me)?s?",
-    "Wh": r"wh",
-    "EUR": r"eur|euros?|€",
-    "%": r"%|per\s?cent",
-    "°C": r"°\s?c",
-}
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-_NUMBER = rf"-?(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|(?:{'|'.join(_WORDS)})\b)"
-_JOIN = r"(?:(?<=\w)\s?-\s?|\s+(?:to|or|and)\s+)"  # a hyphen elsewhere is a minus sign
-_RANGE = rf"{_NUMBER}(?:{_JOIN}{_NUMBER})*"
-_QUANTITY = re.compile(
-    rf"(?<![\w:.-])(?:(?P<clock>\d+:\d\d)|(?P<euro>(?:€|eur)\s?)?(?P<range>{_RANGE})"
-    rf"(?:[\s-]?(?P<unit>{'|'.join(_UNITS.values())})(?![a-z]))?)",
-    re.I,
-)
-_PHONE = re.compile(r"(?<![\w.,:])(?:[+0]\d(?:\)?[\s/-]?\d){5,}|\d{3}[\s-]\d{3}[\s-]\d{4})(?!\w)")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_NOT = r"(?:\bnot|n't|\bnever|\bno longer)\s+"
-_NEGATED = re.compile(rf"{_NOT}(?:\w+\s+)?$", re.I)
-_NEGATED_NUMBER = re.compile(
-    rf"{_NOT}(?:the\s+|an?\s+)?$", re.I
-)  # but "no longer than 45 days" states it
-_PLAIN = str.maketrans(
-    {"\u2019": "'", "\u2018": "'", "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2011": "-"}
-)
 
 
 @dataclass(frozen=True)
@@ -116,48 +82,10 @@ def in_house_form(reply: dict) -> bool:
     return known and text.endswith(SIGN_OFF) and 1 <= word_count(text) <= MAX_WORDS
 
 
-def _plain(text: str) -> str:
-    """The text with straight apostrophes, plain hyphens and a sign for "minus"."""
-    return re.sub(r"\bminus\s+(?=\d)", "-", text.translate(_PLAIN), flags=re.I)
-
-
 def _body(reply: str) -> str:
     """What the reply says: plain, without its sign-off and without the figures in product names."""
     products = "|".join(map(re.escape, PRODUCTS[:-1]))
-    return re.sub(products, " ", _plain(reply.removesuffix(SIGN_OFF)), flags=re.I)
-
-
-def phones(text: str) -> set[str]:
-    """Every phone number in a text, as its digits alone."""
-    return {re.sub(r"\D", "", number) for number in _PHONE.findall(_plain(text))}
-
-
-def quantities(text: str, negated: bool = True) -> set[tuple[str, str]]:
-    """Every number with its unit: ``"14 to 45 days"`` gives ``{("14", "day"), ("45", "day")}``.
-
-    A number without a unit that we know has the unit ``""``; a time of day has ``"clock"``. Phone numbers are
-    left out, and with ``negated=False`` so is what follows a "not".
-    """
-    text = _PHONE.sub(" ", _plain(text))
-    found = set()
-    for match in _QUANTITY.finditer(text):
-        if not negated and _NEGATED_NUMBER.search(text[: match.start()]):
-            continue
-        if match["clock"]:
-            found.add((match["clock"], "clock"))
-            continue
-        spelling = "EUR" if match["euro"] else match["unit"] or ""
-        unit = next(
-            (name for name, spelt in _UNITS.items() if re.fullmatch(spelt, spelling, re.I)), ""
-        )
-        for number in re.split(_JOIN, match["range"].lower()):
-            if number in _WORDS:
-                number = str(_WORDS.index(number)) if unit else None
-            if number and unit != "°C":  # "749 EUR, minus 40 EUR" takes 40 EUR off
-                number = number.lstrip("-")
-            if number:
-                found.add((number.replace(",", ""), unit))
-    return found
+    return re.sub(products, " ", plain(reply.removesuffix(SIGN_OFF)), flags=re.I)
 
 
 def _holds(body: str, value: str, accept: tuple[str, ...]) -> bool:
@@ -170,20 +98,17 @@ def _holds(body: str, value: str, accept: tuple[str, ...]) -> bool:
     for wording in (value, *accept):
         wording = wording.lower()
         for match in re.finditer(rf"(?<!\w){re.escape(wording)}(?!\w)", flat):
-            if wording.startswith(("not", "no ")) or not _NEGATED.search(flat[: match.start()]):
+            if wording.startswith(("not", "no ")) or not negated(flat[: match.start()]):
                 return True
     return False
 
 
-@lru_cache
-def _known(version: int) -> tuple[dict, dict]:
-    """(policy, key) -> fact, and policy -> quantities and phones in its section, by version."""
+@lru_cache(maxsize=8)
+def _known(sections: tuple, known: tuple) -> tuple[dict, dict]:
+    """(policy, key) -> fact, and policy -> quantities and phones in its section, of one handbook and its facts."""
     return (
-        {(fact.policy, fact.key): fact for fact in facts()},
-        {
-            section.policy: (quantities(section.text), phones(section.text))
-            for section in handbook(version)
-        },
+        {(fact.policy, fact.key): fact for fact in known},
+        {s.policy: (quantities(s.text), phones(s.text)) for s in sections},
     )
 
 
@@ -198,7 +123,7 @@ def facts_right(reply: str, policy: str, asks: list[str], version: int = 1) -> b
     said, stated = quantities(body), quantities(body, negated=False)
     if policy == "none":
         return "colleague" in body.lower() and not said and not phones(body)
-    known, sections = _known(version)
+    known, sections = _known(handbook(version), facts())
     allowed, allowed_phones = sections[policy]
     if not phones(body) <= allowed_phones:
         return False
@@ -236,45 +161,9 @@ def score_all(texts: list[str], rows: list[dict], version: int = 1) -> list[Scor
     return [score_reply(text, row, version) for text, row in zip(texts, rows)]
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a proportion (Wilson 1927), by scipy; (0, 1) for n = 0."""
-    from scipy.stats import binomtest
-
-    if n == 0:
-        return 0.0, 1.0
-    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def rate(flags: list[bool]) -> dict[str, float]:
-    """``{"value", "low", "high"}`` of a list of yes and no, with its 95 % interval."""
-    low, high = wilson(sum(flags), len(flags))
-    return {"value": sum(flags) / len(flags) if flags else 0.0, "low": low, "high": high}
-
-
 def summary(scores: list[Score]) -> dict[str, dict[str, float]]:
     """Every score by its name, as a rate with its interval."""
     return {name: rate([getattr(score, name) for score in scores]) for name in SCORES}
-
-
-def mcnemar(a: list[bool], b: list[bool]) -> dict:
-    """Exact McNemar test of two methods on the same tickets (McNemar 1947): only tickets where they differ count.
-
-    Returns ``only_a``, ``only_b``, ``difference`` (share of a minus share of b) and the two-sided ``p``.
-    """
-    from scipy.stats import binomtest
-
-    if len(a) != len(b):
-        raise ValueError(f"a paired test needs the same tickets: {len(a)} and {len(b)}")
-    only_a = sum(x and not y for x, y in zip(a, b))
-    only_b = sum(y and not x for x, y in zip(a, b))
-    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return {
-        "only_a": only_a,
-        "only_b": only_b,
-        "difference": (only_a - only_b) / max(1, len(a)),
-        "p": float(p),
-    }
 
 
 def agreement(texts: list[str]) -> float:
@@ -317,3 +206,9 @@ def house_metric(version: int = 1):
             return {name: rate["value"] for name, rate in summary(scores).items()}
 
     return HouseReply()
+
+
+if __name__ == "__main__":
+    from helpers.score_tickets import main
+
+    raise SystemExit(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 from helpers import runtime
 from helpers.data import data_sha256
 from helpers.evaluation import SCORES, Score, summary
+from helpers.statistics import wilson
 
 PRICES = (
     *("prompt_tokens", "new_tokens", "latency_p50_s", "latency_p95_s", "train_seconds"),
@@ -137,6 +138,7 @@ def table(rows: list[dict] | None = None):
             "artefact MB": row["artefact_mb"],
             "peak GB": row["peak_memory_gb"],
             "adapter": row["adapter"],
+            "seed": row["seed"],
         }
         lines.append(line)
     if not lines:
@@ -145,3 +147,30 @@ def table(rows: list[dict] | None = None):
     numbers = frame.select_dtypes("number").columns
     frame[numbers] = frame[numbers].astype(object).where(frame[numbers].notna(), None)
     return frame.map(lambda v: "" if v is None else (f"{v:.4g}" if isinstance(v, float) else v))
+
+
+def seeds(rows: list[dict] | None = None, score: str = "resolved"):
+    """What the training seed moves, apart from what the choice of tickets may move: a pandas DataFrame, a line a trained method.
+
+    ``mean``, ``least`` and ``most`` over the seeds and their sample standard deviation ``seed sd``, then Wilson's 95 % interval at
+    the mean for these tickets (as many tickets as there are, not times the seeds); all in percent. A method with one seed says
+    "one seed": its spread is unknown, not zero. Lesson 05, section 5.3.
+    """
+    import numpy as np
+    import pandas as pd
+
+    groups: dict[tuple, list[dict]] = {}
+    for row in read() if rows is None else rows:
+        if row["adapter"] != "none":
+            groups.setdefault((row["method"], row["model"], row["n"]), []).append(row)
+    lines = []
+    for (method, model, n), found in groups.items():
+        values = np.array([row[score]["value"] for row in found])
+        low, high = wilson(round(values.mean() * n), n)
+        line = {"method": method, "model": model, "seeds": len(found), "mean": 100 * values.mean()}
+        line |= {"least": 100 * values.min(), "most": 100 * values.max()}
+        line["seed sd"] = float(100 * values.std(ddof=1)) if len(found) > 1 else "one seed"
+        lines.append(line | {"n": n, "tickets low": 100 * low, "tickets high": 100 * high})
+    columns = ["method", "model", "seeds", "mean", "least", "most", "seed sd", "n"]
+    columns += ["tickets low", "tickets high"]
+    return pd.DataFrame(lines, columns=columns).set_index("method")

@@ -243,7 +243,7 @@ def test_broken_line_of_the_facts_is_named(folder):
     lines = ['{"policy": "RET-1", "key": "a", "value": "b"}', '{"policy": ', "[1]", '{"x": 1}']
     (folder / "facts.jsonl").write_text("\n".join(lines))
     with pytest.raises(DataError) as caught:
-        data.facts.__wrapped__()
+        data.facts()
     assert [re.match(r"facts\.jsonl line (\d)", fault)[1] for fault in caught.value.faults] == [
         "2",
         "3",
@@ -314,7 +314,7 @@ def test_passage_carries_code_title_and_text():
 def test_data_folder_without_sections_is_a_data_error(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "data_dir", lambda: tmp_path)
     with pytest.raises(DataError, match="no section found"):
-        data.handbook.__wrapped__(1)
+        data.handbook(1)
 
 
 # --- messages ---

@@ -1,8 +1,8 @@
 import json
 import socket
+import time
 
 import pytest
-from scipy.stats import binomtest
 
 from helpers import evaluation
 from helpers.data import KEYS, MAX_WORDS, SIGN_OFF, dumps
@@ -13,15 +13,12 @@ from helpers.evaluation import (
     facts_right,
     house_metric,
     in_house_form,
-    mcnemar,
     parse_reply,
-    quantities,
-    rate,
     score_all,
     score_reply,
     summary,
-    wilson,
 )
+from helpers.quantities import phones, quantities
 
 
 @pytest.fixture
@@ -184,6 +181,39 @@ def test_good_reply_is_in_house_form(reply):
 )
 def test_reply_without_text_and_exact_sign_off_is_not_in_house_form(reply, text):
     assert not in_house_form(parse_reply(json.dumps({**reply, "reply": text})))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"intent": "r\u0435turns"},  # a Cyrillic e
+        {"intent": "returns\u200b"},  # a space of no width
+        {"priority": "n\u043ermal"},
+        {"product": "Fern\u00a02"},
+        {"product": "Fern \uff12"},  # a full-width 2
+        {"policy": "RET\u20111"},  # a hyphen that does not break
+        {"policy": "\u0420ET-1"},
+    ],
+)
+def test_label_that_only_looks_known_is_not_in_house_form(reply, change):
+    assert not in_house_form(parse_reply(json.dumps({**reply, **change})))
+
+
+def test_key_with_a_look_alike_letter_is_an_extra_key(reply):
+    assert parse_reply(dumps(reply).replace('"policy"', '"p\u043elicy"')) is None
+
+
+def test_duplicate_key_in_another_spelling_is_still_the_same_key(reply):
+    assert parse_reply(dumps(reply)[:-1] + ', "\\u0070olicy": "RET-2"}') is None
+
+
+@pytest.mark.parametrize("size", [10_000, 100_000])
+def test_reply_of_any_length_is_scored_in_good_time(make_row, size):
+    unit = "45 days or 14 EUR, not 0800 555 0142 "
+    for text in (unit * (size // len(unit)), "1,234" * (size // 5), "0" * size):
+        started = time.process_time()
+        score = score_reply(json.dumps({**make_row()["reply"], "reply": text}), make_row())
+        assert not score.format and time.process_time() - started < size / 5_000
 
 
 # --- scoring ---
@@ -415,6 +445,83 @@ def test_negated_quantity_does_not_hold_the_value(text):
     assert not right(text, "RET-1", "return_window")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You do not have 45 days.",
+        "You don't get 45 days.",
+        "You cannot have the 45 days.",
+        "You never had more, you will not have 45 days.",
+    ],
+)
+def test_quantity_negated_with_its_verb_does_not_hold_the_value(text):
+    assert not right(text, "RET-1", "return_window")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It cannot come back after 45 days.",
+        "It does not go beyond 45 days.",
+        "If you do not like it, you have 45 days.",
+        "Not in a hurry: 45 days.",
+    ],
+)
+def test_not_elsewhere_in_the_sentence_leaves_the_value_stated(text):
+    assert right(text, "RET-1", "return_window")
+
+
+@pytest.mark.parametrize("text", ["45 days is wrong.", "45 days? No.", "It isn't within 45 days."])
+def test_known_limit_a_denial_behind_or_far_before_the_value_is_not_read(text):
+    """The score reads values, not meaning. If this fails the score has become better: say so in the data card."""
+    assert right(text, "RET-1", "return_window")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\uff14\uff15 days",  # full-width digits
+        "\u0664\u0665 days",  # Arabic-Indic digits
+        "4\u200b5 days",
+        "45 d\u0430ys",  # a Cyrillic a
+        "45\u00b2 days",
+        "45\u00bd days",
+        "4S days",
+        "NaN days",
+        "45e1 days",
+        "0x45 days",
+        "045 days",
+        "45.5 days",
+        "45,000 days",
+        "45 000 days",
+        "45:00 days",
+        "45/46 days",
+        "45\u201314 days",
+        "45\u201414 days",
+    ],
+)
+def test_number_that_only_looks_like_the_value_is_wrong(text):
+    assert not right(text, "RET-1", "return_window")
+
+
+@pytest.mark.parametrize("text", ["\uff12 days", "\u0662 days", "two\u00a0days", "\u20ac\u00a020"])
+def test_figure_in_another_script_is_still_made_up_outside_the_handbook(text):
+    assert not right(f"A colleague answers: {text}.", "none")
+
+
+def test_colleague_in_look_alike_letters_is_no_colleague():
+    assert not right("A coll\u0435ague will look into it.", "none")
+
+
+@pytest.mark.parametrize("text", ["Call 0800 555 \uff10142.", "Call 0800 555 O142."])
+def test_phone_number_in_look_alike_digits_is_wrong(text):
+    assert not right(text, "REP-5", "mobile_phone")
+
+
+def test_phone_number_is_no_quantity_and_a_quantity_no_phone_number():
+    assert quantities("Call 0800 555 0142.") == set() and phones("1,234,567 km") == set()
+
+
 def test_no_longer_than_a_quantity_states_it():
     assert right("Wait no longer than 45 days.", "RET-1", "return_window")
 
@@ -603,48 +710,6 @@ def test_digit_of_a_product_name_does_not_answer_the_question():
     assert not right("Your Fern 2 children's seats are fine.", "REN-3", "child_seats")
 
 
-# --- statistics ---
-
-
-@pytest.mark.parametrize(
-    "successes, n, low, high",
-    [
-        (8, 10, 0.4902, 0.9433),
-        (0, 10, 0.0, 0.2775),
-        (10, 10, 0.7225, 1.0),
-        (50, 100, 0.4038, 0.5962),
-        (1, 1, 0.2065, 1.0),
-    ],
-)
-def test_wilson_gives_the_published_interval(successes, n, low, high):
-    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_wilson_without_tickets_knows_nothing():
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_wilson_is_wider_for_more_confidence():
-    narrow, wide = wilson(8, 10, 0.8), wilson(8, 10, 0.99)
-    assert wide[0] < narrow[0] < 0.8 < narrow[1] < wide[1]
-
-
-def test_wilson_is_symmetric_in_yes_and_no():
-    low, high = wilson(3, 17)
-    assert wilson(14, 17) == pytest.approx((1 - high, 1 - low))
-
-
-def test_rate_of_nothing_is_zero_with_the_full_interval():
-    assert rate([]) == {"value": 0.0, "low": 0.0, "high": 1.0}
-
-
-def test_rate_is_the_share_of_yes_inside_its_interval():
-    assert rate([True, True, True, False]) == {
-        "value": 0.75,
-        **dict(zip(("low", "high"), wilson(3, 4), strict=True)),
-    }
-
-
 def test_summary_gives_each_score_its_own_rate():
     rates = summary(
         [
@@ -662,45 +727,6 @@ def test_summary_gives_each_score_its_own_rate():
         "facts": 0.25,
         "resolved": 0.25,
     }
-
-
-def test_mcnemar_of_balanced_differences_is_no_evidence():
-    assert mcnemar([True, False, True], [False, True, True]) == {
-        "only_a": 1,
-        "only_b": 1,
-        "difference": 0.0,
-        "p": 1.0,
-    }
-
-
-def test_mcnemar_of_equal_methods_is_no_evidence():
-    assert mcnemar([True, False], [True, False])["p"] == 1.0
-
-
-def test_mcnemar_of_no_tickets_is_no_evidence():
-    assert mcnemar([], []) == {"only_a": 0, "only_b": 0, "difference": 0.0, "p": 1.0}
-
-
-def test_mcnemar_of_one_sided_differences_is_the_binomial_test():
-    result = mcnemar([True] * 9, [False] * 8 + [True])
-    assert (result["only_a"], result["only_b"]) == (8, 0)
-    assert result["p"] == pytest.approx(binomtest(8, 8).pvalue) == pytest.approx(2 / 2**8)
-
-
-def test_mcnemar_ignores_tickets_where_both_agree():
-    a, b = [True] * 6 + [False], [False] * 6 + [True]
-    assert mcnemar(a + [True, False] * 50, b + [True, False] * 50)["p"] == mcnemar(a, b)["p"]
-
-
-def test_mcnemar_turns_its_sign_with_the_order_of_methods():
-    a, b = [True, True, True, False], [False, False, True, False]
-    assert mcnemar(a, b)["difference"] == -mcnemar(b, a)["difference"] == 0.5
-    assert mcnemar(a, b)["p"] == mcnemar(b, a)["p"]
-
-
-def test_mcnemar_of_unequal_lengths_raises():
-    with pytest.raises(ValueError, match="3 and 2"):
-        mcnemar([True] * 3, [True] * 2)
 
 
 # --- agreement ---

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from helpers import evaluation, runtime, scoreboard
+from helpers.statistics import wilson
 
 PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
 RIGHT, WRONG = evaluation.Score(True, True, True, True, True), evaluation.Score()
@@ -95,3 +96,44 @@ def test_runs_can_be_deleted_at_any_time(runs):
     scoreboard.record(scoreboard.make_row("sft", [RIGHT], PROFILE))
     assert len(scoreboard.read()) == 1
     assert json.loads(scoreboard.scoreboard_path().read_text())["method"] == "sft"
+
+
+def seeded(*shares, n=100, method="sft", adapter="trained here"):
+    return [
+        scoreboard.make_row(
+            method, [RIGHT] * k + [WRONG] * (n - k), PROFILE, seed=i, adapter=adapter
+        )
+        for i, k in enumerate(shares)
+    ]
+
+
+def test_the_spread_of_seeds_is_shown_apart_from_that_of_tickets():
+    line = scoreboard.seeds(seeded(70, 74, 78)).loc["sft"]
+    found = [line["seeds"], line["mean"], line["least"], line["most"]]
+    assert found == pytest.approx([3, 74, 70, 78])
+    assert line["seed sd"] == pytest.approx(4.0)
+    assert (line["tickets low"], line["tickets high"]) == pytest.approx(
+        [100 * x for x in wilson(74, 100)]
+    )
+
+
+def test_one_seed_says_so_and_claims_no_spread():
+    assert scoreboard.seeds(seeded(70)).loc["sft", "seed sd"] == "one seed"
+
+
+def test_more_seeds_do_not_make_more_tickets():
+    few, many = (scoreboard.seeds(seeded(*[74] * k)).loc["sft"] for k in (3, 30))
+    assert few["tickets low"] == many["tickets low"] and few["n"] == many["n"] == 100
+
+
+def test_methods_without_training_have_no_seeds():
+    assert len(scoreboard.seeds(seeded(70, 72, method="few-shot", adapter="none"))) == 0
+
+
+def test_seeds_of_two_methods_are_kept_apart():
+    frame = scoreboard.seeds(seeded(70, 72) + seeded(10, method="sft-rag"))
+    assert list(frame.index) == ["sft", "sft-rag"] and list(frame["seeds"]) == [2, 1]
+
+
+def test_the_table_names_the_seed_of_each_row():
+    assert list(scoreboard.table(seeded(70, 72))["seed"]) == [0, 1]

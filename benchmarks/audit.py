@@ -1,0 +1,74 @@
+"""Choose the replies that a judge reads to check the metric, and put them into ``data/audit.jsonl`` without any score.
+
+``python -m benchmarks.audit`` needs the replies of a finished run in ``runs/replies`` and writes a sheet to be judged. Test tickets
+may be used, because nothing is tuned by the outcome: what is examined is the score, not a method.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+
+from helpers import data, evaluation, methods, rules, runtime, scoreboard, training
+
+# How many replies of each method; most where right and wrong are both frequent, few where hardly anything parses.
+QUOTAS = {
+    "keyword-rule": 6,
+    "retrieve-and-quote": 8,
+    "zero-shot": 2,
+    "few-shot": 5,
+    "few-shot-constrained": 5,
+    "rag-few-shot": 10,
+    "sft": 8,
+    "sft-rag": 16,
+}
+
+
+def replies_of(method: str, rows: list[dict], profile: runtime.Profile) -> list[str]:
+    """A scoreboard method's replies: the rules' computed, the model's as kept by the last run.
+
+    Raises FileNotFoundError if a model's replies are not in ``runs/replies``: run the lessons first.
+    """
+    if method == "keyword-rule":
+        return [rules.keyword_rule(row["ticket"]) for row in rows]
+    if method == "retrieve-and-quote":
+        found = [context[0].policy if context else "none" for context in methods.contexts(rows, 1)]
+        return [rules.house_reply(policy, row["ticket"]) for policy, row in zip(found, rows)]
+    name = methods.METHODS[method].adapter
+    adapter = training.find_adapter(name, profile)[0] if name else None
+
+    def missing():
+        raise FileNotFoundError(
+            f"no kept replies of {method} in runs/replies: run the lessons first"
+        )
+
+    kept = methods.answer(method, rows, missing, None, profile, adapter=adapter)
+    return [reply.text for reply in kept]
+
+
+def choose(replies: dict[str, list[str]], rows: list[dict], seed: int = 0) -> list[dict]:
+    """For each method its quota of replies, half of them with ``facts`` right by the automatic score; shuffled.
+
+    The result holds no score, so that the judge is blind to it. ``facts`` splits the strata because it is the one score
+    that reads free text. Where one half has too few replies the other fills up.
+    """
+    rng, sheet = random.Random(seed), []
+    for method in scoreboard.ORDER:
+        scores = evaluation.score_all(replies[method], rows)
+        right = [i for i, score in enumerate(scores) if score.facts]
+        wrong = [i for i, score in enumerate(scores) if not score.facts]
+        rng.shuffle(right), rng.shuffle(wrong)
+        quota = QUOTAS[method]
+        take = max(min(quota // 2, len(right)), quota - len(wrong))
+        for i in right[:take] + wrong[: quota - take]:
+            sheet.append({"method": method, "ticket": rows[i]["id"], "reply": replies[method][i]})
+    rng.shuffle(sheet)
+    return [{"id": f"audit-{n:02}", **line} for n, line in enumerate(sheet, 1)]
+
+
+if __name__ == "__main__":
+    rows, profile = data.tickets("test"), runtime.start()
+    sheet = choose({name: replies_of(name, rows, profile) for name in QUOTAS}, rows)
+    path = runtime.runs_dir() / "audit_sheet.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sheet), "utf-8")
+    print(f"{len(sheet)} replies to judge: {path.name}")
