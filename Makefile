@@ -3,10 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup setup-colab lab run test test-colab check bench clean
+.PHONY: help setup setup-colab lab run labs test test-colab check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,15 +33,18 @@ lab: setup ## open lesson 00 in JupyterLab on this machine
 run: setup ## execute all lessons in order, refresh their outputs, print the scoreboard
 	@$(PY) -m helpers.lessons run
 
+labs: setup ## the training runs that lessons 04 and 06 compare, as far as data/labs.jsonl lacks them (under an hour)
+	@$(PY) -m helpers.labs
+
 check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/codespell README.md CONTRIBUTING.md helpers benchmarks tests data/README.md data/handbook data/probes/prose.txt
+	@$(BIN)/codespell README.md CONTRIBUTING.md docs helpers benchmarks tests data/README.md data/handbook data/probes/prose.txt
 	@$(PY) -m helpers.lessons check
 	@$(PY) -m helpers.colab check
 
 test: setup ## unit tests, every lesson with real training, score floors (about 45 minutes on 2 cores)
 	@rm -rf runs/test && mkdir -p runs/test
-	@WORKSHOP_RUNS=$(CURDIR)/runs/test $(PY) -m pytest tests/unit notebooks tests/floors
+	@WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest tests/unit notebooks tests/floors
 
 test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (under 4 minutes)
 	@$(PY) -m pytest tests/test_colab.py

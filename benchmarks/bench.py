@@ -228,7 +228,11 @@ def generation_speed(name: str, profile: runtime.Profile, one_by_one: int, toget
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="under four minutes, noisier")
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--keep", action="store_true", help="write data/bench.json, too (lesson 04)"
+    )
+    options = parser.parse_args()
+    quick = options.quick
     started = time.perf_counter()
     profile = runtime.start()
     result: dict = {
@@ -274,7 +278,10 @@ def main() -> None:
     }
     adapter, which = training.find_adapter("sft-rag", profile)
     record = json.loads((adapter / "training.json").read_text(encoding="utf-8")) if adapter else {}
-    result |= {"sft_seconds": record.get("seconds"), "sft_adapter": which, "demo_sft_seconds": None}
+    result |= {"sft_seconds": record.get("seconds"), "sft_adapter": which}
+    demo = labs.known(profile).get(labs.key_of(labs.settings(**labs.RUNS["kinds"][0]), profile))
+    result["demo_sft_seconds"] = demo and demo["train_seconds"]  # lesson 04's run on 400 rows
+    result["demo_resolved"] = demo and demo["validation"]["resolved"]["value"]
     lessons = runtime.runs_dir() / "lessons.json"
     known = json.loads(lessons.read_text(encoding="utf-8")) if lessons.exists() else {}
     result["run_seconds"] = known.get("total", {}).get("seconds")  # of a whole `make run`
@@ -287,10 +294,10 @@ def main() -> None:
     result["bench_seconds"] = time.perf_counter() - started
 
     path = runtime.runs_dir() / "bench.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    for target in (path, data.data_dir() / "bench.json") if options.keep else (path,):
+        part = target.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, target)
     print(f"\n{result['machine']}")
     for key, value in result.items():
         if isinstance(value, float):
