@@ -82,7 +82,7 @@ def test_rows_that_end_leave_the_batch_and_change_no_other(tiny, tokenizer):
         ids, mask = (torch.tensor(column) for column in zip(*rows))
         with torch.inference_mode():
             return generation._write(
-                *(tiny, ids, mask, DynamicCache(), 0, 16, end, lambda scores: scores.argmax(-1)),
+                *(tiny, ids, mask, DynamicCache, 0, 16, end, lambda scores: scores.argmax(-1)),
                 None,
             )
 
