@@ -459,6 +459,13 @@ def test_quantity_negated_with_its_verb_does_not_hold_the_value(text):
 
 
 @pytest.mark.parametrize(
+    "verb", ["be", "have", "get", "take", "last", "cost", "need", "pay", "offer", "charge"]
+)
+def test_quantity_denied_by_its_verb_is_not_stated(verb):
+    assert quantities(f"We will not {verb} 45 days.", negated=False) == set()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "It cannot come back after 45 days.",

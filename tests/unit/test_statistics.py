@@ -213,6 +213,11 @@ def test_power_is_the_sum_over_all_outcomes():
     assert power(n, disagree, difference) == pytest.approx(by_hand)
 
 
+def test_power_wants_p_below_alpha_and_not_at_it():
+    at = binomtest(5, 5).pvalue
+    assert power(5, 1.0, 0.5, alpha=at) == 0.0 < power(5, 1.0, 0.5, alpha=at * 1.001)
+
+
 def test_power_without_a_difference_is_below_alpha():
     assert 0 < power(244, 0.2, 0.0) < 0.05
 
