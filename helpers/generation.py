@@ -273,13 +273,12 @@ def latency(
     ]
 
 
-def house_grammar(tokenizer, schema: dict, text_tokens: int = 48):
+def house_grammar(tokenizer, schema: dict, text_tokens: int = 44):
     """For ``generate(processors=...)``: only tokens that can still lead to JSON of this schema may be chosen.
 
     The grammar engine is ``llguidance``; a mask over the vocabulary is computed for each row at each step, and
     forbidden tokens get a logit of minus infinity. Keys come in the order of ``required``, all but the last with
-    a label; the last is free text of at most 30 words and ``text_tokens`` tokens, then the sign-off: forbidding
-    tokens alone never makes a model stop. Introduced in lesson 01, section 1.7.
+    a label; the last is free text of at most 30 words and about ``text_tokens`` tokens, then the sign-off: forbidding tokens alone never makes a model stop. Introduced in lesson 01, section 1.7.
     """
     import json
 
@@ -294,10 +293,13 @@ def house_grammar(tokenizer, schema: dict, text_tokens: int = 48):
     for key in labels:
         rule[-1] = json.dumps(f'{rule[-1]}"{key}": ')
         rule += [f"%json {json.dumps(schema['properties'][key])}", ", "]
-    rule[-1:] = [json.dumps(f'{rule[-1]}"{last}": "'), "text", json.dumps(SIGN_OFF + '"}')]
-    word = r'[^\s\\"\x00-\x1f]+'
-    text = f"text[max_tokens={text_tokens}]: /{word}( {word}){{0,{MAX_WORDS - 1}}}/"
-    grammar = LLMatcher.grammar_from_lark(f"start: {' '.join(rule)}\n{text}")
+    rule[-1:] = [json.dumps(f'{rule[-1]}"{last}": "'), "text", "END"]
+    # each word ends with a blank and none begins with a hyphen, so the words cannot swallow the sign-off;
+    # where the limit cuts a word off, the blank before the sign-off is still to come
+    word = r'[^\s\\"{}\x00-\x1f-][^\s\\"{}\x00-\x1f]{0,15} '
+    text = f"text[max_tokens={text_tokens}]: /({word}){{1,{MAX_WORDS}}}/"
+    end = f'END: / ?{SIGN_OFF.lstrip()}"\\}}/'
+    grammar = LLMatcher.grammar_from_lark(f"start: {' '.join(rule)}\n{text}\n{end}")
 
     class Grammar(LogitsProcessor):
         def __init__(self, prompt_width: int, rows: int):

@@ -144,3 +144,15 @@ def test_a_grammar_gives_form_even_to_a_model_that_knows_nothing(tiny, tokenizer
         assert starts and (
             evaluation.parse_reply(reply.text) is not None or reply.new_tokens == 160
         )
+
+
+@pytest.mark.parametrize("number", range(0, 240, 40))
+def test_the_grammar_lets_a_right_reply_through_and_nothing_after_it(number, tokenizer):
+    text = data.dumps(data.tickets("validation")[number]["reply"])
+    (mask,) = generation.house_grammar(tokenizer, data.reply_schema())(0, [0])
+    written = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for i in range(len(written) + 1):
+        scores = mask(torch.tensor([written[:i]], dtype=torch.long), torch.zeros(1, len(tokenizer)))
+        allowed = torch.isfinite(scores[0]).nonzero().flatten().tolist()
+        assert i == len(written) or written[i] in allowed, tokenizer.decode(written[: i + 1])
+    assert all(not tokenizer.decode([token], skip_special_tokens=True).strip() for token in allowed)
