@@ -267,8 +267,15 @@ def what_fits(needs: dict[str, dict[str, float]], cards: dict[str, float], ax=No
         ax.annotate(name, (len(needs) - 0.45, gb), xytext=(0, 2), textcoords="offset points")
     ax.set_yscale("log")
     ax.set_xticks(range(len(needs)), list(needs), rotation=0 if len(needs) < 6 else 20)
+    low, high = ax.get_ylim()
+    ticks = [t * 10**e for e in range(-3, 4) for t in (1, 2, 5) if low <= t * 10**e <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
     ax.set(ylabel="peak memory of a step (GB)", xlim=(-0.5, len(needs) + 0.3))
-    ax.legend(frameon=False, loc="upper left", title=f"filled: fits {smallest}")
+    title = f"filled: fits {smallest}, hollow: does not"
+    ax.legend(
+        frameon=False, ncols=len(methods), loc="lower left", bbox_to_anchor=(0, 1), title=title
+    )
     largest = {
         card: [
             f"{method} {fitting[-1]}"
