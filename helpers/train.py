@@ -19,16 +19,16 @@ REQUIRED = object()
 # name of a setting: (type, value where it is left out)
 SETTINGS = {
     "name": (str, REQUIRED),
-    "output": (str, None),
-    "model": (str, None),
-    "dtype": (str, None),
+    "output": (str, ""),
+    "model": (str, ""),
+    "dtype": (str, ""),
     "rows": (dict, {}),
     "lora": (dict, {}),
     "first_layer": (int, 0),
     "global_batch": (int, 4),
     "sft": (dict, {}),
 }
-ROWS = {"sections": (int, 1), "split": (str, "train"), "limit": (int, None)}
+ROWS = {"sections": (int, 1), "split": (str, "train"), "limit": (int, sys.maxsize)}
 DTYPES = ("float32", "bfloat16", "float16")
 # what this module or another setting decides
 TAKEN = ("output_dir", "per_device_train_batch_size", "gradient_accumulation_steps")
@@ -51,7 +51,7 @@ def _checked(given: dict, allowed: dict, where: str) -> dict:
             raise ConfigError(f"{where}: {key!r} is missing; give a {kind.__name__}")
         kinds = (int, float) if kind is float else kind
         right = isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
-        if key in given and not right and (value is not None or default is not None):
+        if key in given and not right and kind is not object:
             hint = " (YAML reads 2e-3 as text; write 2.0e-3)" if kind is float else ""
             raise ConfigError(
                 f"{where}: {key!r} is {value!r} ({type(value).__name__}); expected {kind.__name__}{hint}"
@@ -60,18 +60,15 @@ def _checked(given: dict, allowed: dict, where: str) -> dict:
     return filled
 
 
-def _arguments(given: dict, target: type, taken: tuple[str, ...], where: str) -> dict:
-    """The arguments of a library's dataclass, checked by name, and by type where the default has a plain one."""
-    allowed = {}
-    for f in dataclasses.fields(target):
-        plain = type(f.default) in (bool, int, float, str)
-        allowed[f.name] = (type(f.default) if plain else object, f.default)
+def _arguments(given: dict, target: type, taken: tuple[str, ...], where: str) -> None:
+    """The arguments of a library's dataclass, checked by name, and by type where it is declared as a plain one."""
+    plain = {kind.__name__: kind for kind in (bool, int, float, str)}
+    declared = {f.name: getattr(f.type, "__name__", f.type) for f in dataclasses.fields(target)}
+    allowed = {name: (plain.get(kind, object), None) for name, kind in declared.items()}
     for key in taken:
         if key in given:
             raise ConfigError(f"{where}: {key!r} is set from the other settings; leave it out")
-    loose = {key for key, (kind, _) in allowed.items() if kind is object}
-    _checked({k: v for k, v in given.items() if k not in loose}, allowed, where)
-    return dict(given)
+    _checked(given, allowed, where)
 
 
 def load_config(path: str | Path) -> dict:
@@ -91,9 +88,9 @@ def load_config(path: str | Path) -> dict:
         raise ConfigError(f"{path} holds a {type(given).__name__}; expected keys with values")
     config = _checked(given, SETTINGS, str(path))
     config["rows"] = _checked(config["rows"], ROWS, f"{path}, rows")
-    _arguments(config["lora"], LoraConfig, ("layers_to_transform",), f"{path}, lora")
+    _arguments(config["lora"], LoraConfig, ("layers_to_transform", "task_type"), f"{path}, lora")
     _arguments(config["sft"], SFTConfig, TAKEN, f"{path}, sft")
-    if config["dtype"] not in (None, *DTYPES):
+    if config["dtype"] not in ("", *DTYPES):
         raise ConfigError(f"{path}: 'dtype' is {config['dtype']!r}; one of {', '.join(DTYPES)}")
     return config
 
@@ -140,7 +137,8 @@ def train(config: dict) -> Path:
         **config["sft"],
         "per_device_train_batch_size": each,
     }
-    asked = SFTConfig(output_dir=str(runtime.runs_dir() / "checkpoints" / config["name"]), **arguments)  # fmt: skip
+    checkpoints = runtime.runs_dir() / "checkpoints"
+    asked = SFTConfig(output_dir=str(checkpoints / config["name"]), **arguments)
     with asked.main_process_first():  # the first process fetches and caches, the others read
         model, tokenizer = models.load_model(profile), models.load_tokenizer(profile)
         rows = methods.training_rows(config["rows"]["sections"], config["rows"]["split"])
@@ -149,7 +147,7 @@ def train(config: dict) -> Path:
     lora = LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **config["lora"])
     key = training.run_key(lora, asked, profile, rows)
     folder = Path(config["output"] or training.adapter_dir(config["name"], key))
-    asked.output_dir = str(runtime.runs_dir() / "checkpoints" / f"{config['name']}-{key}")
+    asked.output_dir = str(checkpoints / f"{config['name']}-{key}")
     if folder.exists():
         raise ConfigError(f"'output' {folder} exists; delete it or name another folder")
     trainer = Trainer(
@@ -177,7 +175,7 @@ def main() -> int:
     parser.add_argument("--config", required=True, help="a YAML file such as configs/sft.yaml")
     first = os.environ.get("RANK", "0") == "0"
     if not first:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")
     try:
         train(load_config(parser.parse_args().config))
     except ConfigError as error:

@@ -114,6 +114,7 @@ class LeanSFTTrainer(SFTTrainer):
 @contextlib.contextmanager
 def body_only(causal_lm):
     """While it lasts, the model's forward pass ends before its head: its output is the body's, with ``last_hidden_state``."""
+    own = vars(causal_lm).get("forward")  # set where accelerate wraps the model itself
     causal_lm.forward = lambda input_ids=None, use_cache=False, **_: causal_lm.model(
         input_ids=input_ids, use_cache=use_cache
     )
@@ -121,6 +122,8 @@ def body_only(causal_lm):
         yield
     finally:
         del causal_lm.forward
+        if own:
+            causal_lm.forward = own
 
 
 def completion_loss(hidden, head, labels, rows: int = 128):

@@ -37,6 +37,7 @@ def test_the_lessons_file_is_accepted_and_names_the_lessons_settings():
         ({"rows": {"section": 1}}, "rows: unknown key 'section'; allowed are limit"),
         ({"lora": {"rank": 8}}, "lora: unknown key 'rank'"),
         ({"lora": {"r": "8"}}, "lora: 'r' is '8'"),
+        ({"sft": {"max_steps": 1.5}}, r"sft: 'max_steps' is 1.5 \(float\); expected int"),
         ({"lora": {"layers_to_transform": [0]}}, "'layers_to_transform' is set from"),
         ({"sft": {"learning_rte": 1.0}}, "sft: unknown key 'learning_rte'"),
         ({"sft": {"per_device_train_batch_size": 2}}, "set from the other settings"),
@@ -135,9 +136,8 @@ def test_accelerate_reads_each_of_its_configurations(name):
     kinds = {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "deepspeed_zero3": "DEEPSPEED"}
     assert config.distributed_type.value == kinds[name]
     options = vars(launch_command_parser().parse_args(["--config_file", path, "script.py"]))
-    prefix = {"fsdp2": "", "deepspeed_zero3": ""}.get(name)
     section = config.fsdp_config or config.deepspeed_config
-    assert bool(section) == (prefix is not None)
+    assert bool(section) == (name in ("fsdp2", "deepspeed_zero3"))
     assert set(section) <= set(options), "a key that `accelerate launch` does not know"
 
 
