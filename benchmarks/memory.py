@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from helpers import data, memory, methods, models, runtime, training
 
-BATCH, STEPS = 8, 6
+BATCH, STEPS = 8, 4
 GIB = 2**30
 
 

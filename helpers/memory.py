@@ -103,9 +103,8 @@ class Memory:
         """Bytes held at the two moments that can be the peak of a step."""
         held = self.weights + self.adapters + self.optimizer
         kept = self.gradients if self.accumulates else 0  # of the batches before
-        begin = held + kept + self.activations + max(self.logits, self.layer)
         return {
-            "backward begins": begin,
+            "backward begins": held + kept + self.activations + max(self.logits, self.layer),
             "weights are updated": held + self.gradients + max(self.update, self.layer),
         }
 
@@ -116,14 +115,14 @@ class Memory:
 
     @property
     def gb(self) -> float:
-        """``peak`` in GB (10^9 bytes)."""
+        """``peak`` in GB."""
         return self.peak / 1e9
 
     def __str__(self) -> str:
         moments = self.moments()
-        parts = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "accumulates"]
-        lines = [f"{name:20}{value / 1e9:9.3f} GB" for name, value in parts]
-        lines += [f"{'-> ' + name:22}{value / 1e9:7.3f} GB" for name, value in moments.items()]
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "accumulates"}
+        parts |= {f"-> {name}": value for name, value in moments.items()}
+        lines = [f"{name:24}{value / 1e9:8.3f} GB" for name, value in parts.items()]
         return "\n".join([*lines, f"peak {self.gb:.2f} GB, when {max(moments, key=moments.get)}"])
 
 
@@ -159,12 +158,11 @@ def layer_bytes(
     Counted on transformers' Llama layer with scaled-dot-product attention: both norms' inputs in float32 and, where their
     weights are trained, what they scale; q, k, v and the attention's output; gate, its activation and up; the input of each matrix that is
     trained or adapted. An adapter of another width than the layer keeps its own copy of the input, and so does one
-    with dropout, with a mask of a byte an entry. A unit test holds this against what PyTorch's autograd really saves.
+    with dropout, with a mask of a byte an entry (on CUDA). A unit test holds this against what PyTorch's autograd really saves.
     """
-    h, f, q = shape.hidden, shape.intermediate, shape.heads * shape.head_dim
-    kv = shape.kv_heads * shape.head_dim
-    inputs = {"q_proj": h, "k_proj": h, "v_proj": h, "o_proj": q, "gate_proj": h, "up_proj": h}
-    inputs["down_proj"] = f
+    h, f = shape.hidden, shape.intermediate
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    inputs = {name: into for name, (_, into) in shape.linears().items()}
     total = 2 * (4 * h + 4) + width * (2 * q + 2 * kv) + 4 * shape.heads + width * 3 * f
     if shape.qk_norm:
         total += 4 * (q + kv + shape.heads + shape.kv_heads)
@@ -210,28 +208,28 @@ def estimate(
     - ``foreach``: PyTorch's AdamW on CUDA works on all weights in one go and needs one more copy of them; on a CPU it takes one at
       a time (two scratch copies of the largest).
 
-    What is not counted: the CUDA context, the allocator's slack, kernels' workspaces, the Python process.
-    Raises ValueError for an unknown method, optimizer or target, and for numbers that make no sense.
+    Not counted: the CUDA context, the allocator's slack, kernels' workspaces, the Python process. Raises ValueError for
+    an unknown method, optimizer or target, and for numbers that make no sense.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; one of {', '.join(METHODS)}")
-    states = {"adamw": 2, "adamw_8bit": 2, "master": 16}
+    trained_width = width if method == "full" else adapter_width
+    states = {"adamw": 2 * trained_width, "adamw_8bit": 2, "master": 16}
     if optimizer not in states:
         raise ValueError(f"optimizer is {optimizer!r}; one of {', '.join(states)}")
-    if unknown := set(targets) - set(LINEAR):
-        raise ValueError(f"targets holds {sorted(unknown)}; only {', '.join(LINEAR)}")
+    if not set(targets) <= set(LINEAR):
+        raise ValueError(f"targets is {tuple(targets)}; only {', '.join(LINEAR)}")
     if min(batch, length, rank) < 1 or not 0 <= first_layer < shape.layers:
         raise ValueError(
             f"batch {batch}, length {length} and rank {rank} must be at least 1, and first_layer "
             f"({first_layer}) below the model's {shape.layers} layers"
         )
     full, tokens = method == "full", batch * length
-    layers = shape.layers if full else shape.layers - first_layer
+    layers = shape.layers - first_layer * (not full)
     adapters = 0 if full else adapter_parameters(shape, rank, targets, layers)
-    trained, trained_width = (shape.parameters, width) if full else (adapters, adapter_width)
+    trained = shape.parameters if full else adapters
     embedding = shape.vocab * shape.hidden
-    largest = embedding if full else rank * max(shape.intermediate, shape.hidden)
-    each = {"adamw": 2 * trained_width, "adamw_8bit": 2, "master": 16}[optimizer]
+    largest = embedding if full else rank * shape.intermediate
     scratch = 4 if optimizer == "master" else trained_width
     kept = layer_bytes(shape, method, width, adapter_width, rank, targets, dropout)
     # gradients in flight: of the gated product and both factors; or of the down matrix's input, by way of weight and adapter
@@ -245,13 +243,11 @@ def estimate(
         logits = LOGIT_BYTES * shape.vocab * tokens
     else:  # the picked positions and their gradients, a block of scores, the head's gradient twice
         logits = 2 * graded * tokens * shape.hidden * width
-        logits += BLOCK_ROWS * shape.vocab * (4 + 2 * width) + (
-            2 * embedding * width if full else 0
-        )
+        logits += BLOCK_ROWS * shape.vocab * (4 + 2 * width) + 2 * embedding * width * full
     return Memory(
         weights=weight_bytes(shape, method, width, double_quant),
         adapters=adapters * adapter_width,
-        optimizer=trained * each,
+        optimizer=trained * states[optimizer],
         gradients=trained * trained_width,
         activations=last + tokens * layers * (shape.hidden * width if checkpointing else kept),
         logits=logits,

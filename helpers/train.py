@@ -90,6 +90,11 @@ def load_config(path: str | Path) -> dict:
     config["rows"] = _checked(config["rows"], ROWS, f"{path}, rows")
     _arguments(config["lora"], LoraConfig, ("layers_to_transform", "task_type"), f"{path}, lora")
     _arguments(config["sft"], SFTConfig, TAKEN, f"{path}, sft")
+    if config["first_layer"] and not isinstance(config["lora"].get("target_modules"), list):
+        raise ConfigError(
+            f"{path}: 'first_layer' is {config['first_layer']}, and peft chooses layers only for a list of "
+            "modules; give lora: target_modules: [q_proj, ...], or leave 'first_layer' out"
+        )
     if config["dtype"] not in ("", *DTYPES):
         raise ConfigError(f"{path}: 'dtype' is {config['dtype']!r}; one of {', '.join(DTYPES)}")
     return config
@@ -143,8 +148,12 @@ def train(config: dict) -> Path:
         model, tokenizer = models.load_model(profile), models.load_tokenizer(profile)
         rows = methods.training_rows(config["rows"]["sections"], config["rows"]["split"])
     rows = rows[: config["rows"]["limit"]]
-    layers = list(range(config["first_layer"], model.config.num_hidden_layers))
-    lora = LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **config["lora"])
+    upper = {}
+    if config["first_layer"]:
+        upper["layers_to_transform"] = list(
+            range(config["first_layer"], model.config.num_hidden_layers)
+        )
+    lora = LoraConfig(task_type="CAUSAL_LM", **upper, **config["lora"])
     key = training.run_key(lora, asked, profile, rows)
     folder = Path(config["output"] or training.adapter_dir(config["name"], key))
     asked.output_dir = str(checkpoints / f"{config['name']}-{key}")

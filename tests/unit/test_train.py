@@ -34,6 +34,7 @@ def test_the_lessons_file_is_accepted_and_names_the_lessons_settings():
         ({"global_batch": "four"}, r"'global_batch' is 'four' \(str\); expected int"),
         ({"global_batch": True}, r"'global_batch' is True \(bool\)"),
         ({"dtype": "int8"}, "'int8'; one of float32"),
+        ({"first_layer": 10}, "'first_layer' is 10, .*give lora: target_modules"),
         ({"rows": {"section": 1}}, "rows: unknown key 'section'; allowed are limit"),
         ({"lora": {"rank": 8}}, "lora: unknown key 'rank'"),
         ({"lora": {"r": "8"}}, "lora: 'r' is '8'"),
