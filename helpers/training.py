@@ -65,9 +65,8 @@ class LeanSFTTrainer(SFTTrainer):
         inner = model.module if shared else model
         causal_lm = getattr(inner, "get_base_model", lambda: inner)()
         with body_only(causal_lm) if shared else contextlib.nullcontext():
-            forward = (
-                model if shared else causal_lm.model
-            )  # DDP must see the pass to share gradients
+            # DDP has to see the forward pass, or it does not exchange gradients
+            forward = model if shared else causal_lm.model
             hidden = forward(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         labels = inputs["labels"][:, 1:]
         keep = labels != -100
@@ -75,9 +74,8 @@ class LeanSFTTrainer(SFTTrainer):
         total = completion_loss(hidden[:, :-1][keep], causal_lm.lm_head.weight, labels[keep])
         loss = total / count.clamp(min=1)
         if shared and num_items_in_batch is not None:
-            loss = (
-                loss * self.accelerator.num_processes
-            )  # DDP averages, the count is of all processes
+            # the count is that of all processes, and DDP averages over them
+            loss = loss * self.accelerator.num_processes
         mode = "train" if model.training else "eval"
         self._total_train_tokens += int(inputs["attention_mask"].sum()) if mode == "train" else 0
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -299,6 +297,7 @@ class LivePanel(TrainerCallback):
         self.text.value = f"step {state.global_step} of {state.max_steps}, about {left:.0f} s left"
 
     def on_log(self, args, state, control, **kwargs):
+        import contextlib
         import io
 
         import matplotlib.pyplot as plt
