@@ -208,42 +208,6 @@ def bars(values: dict[str, float], ylabel: str, ax=None, fmt: str = "{:.0f}"):
     return ax
 
 
-def confusion(gold: list[str], said: list[str], labels: list[str], ax=None):
-    """A confusion matrix with counts; rows are right labels, columns what the model said."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    ax = _ax(ax)
-    ax.figure.set_size_inches(7.5, 6.2)
-    ax.grid(False)
-    ConfusionMatrixDisplay.from_predictions(
-        gold, said, labels=labels, ax=ax, cmap="Blues", colorbar=False, xticks_rotation=45
-    )
-    ax.set(xlabel="said", ylabel="right")
-    wrong: dict[tuple[str, str], int] = {}
-    for a, b in zip(gold, said):
-        if a != b:
-            wrong[a, b] = wrong.get((a, b), 0) + 1
-    if wrong:
-        (a, b), count = max(wrong.items(), key=lambda item: item[1])
-        print(
-            f"{sum(wrong.values())} of {len(gold)} labels are wrong; most often {a} is taken for {b} ({count} times)."
-        )
-    else:
-        print(f"All {len(gold)} labels are right.")
-    return ax
-
-
-def matrix(values: np.ndarray, title: str, ax=None):
-    """A matrix drawn as colours, red below and blue above zero, with its shape in the title (lesson 04, section 4.2)."""
-    ax = _ax(ax)
-    limit = float(np.abs(values).max()) or 1.0
-    ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    ax.set_title(f"{title}: {values.shape[0]} x {values.shape[1]}", size=10)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    return ax
-
-
 def what_fits(needs: dict[str, dict[str, float]], cards: dict[str, float], ax=None):
     """What fits where: ``{model: {method: GB}}`` as points on a log scale, each card's memory as a line (lesson 06).
 
@@ -286,4 +250,40 @@ def what_fits(needs: dict[str, dict[str, float]], cards: dict[str, float], ax=No
     }
     said = [f"{card}: {', '.join(found) or 'none'}" for card, found in largest.items()]
     print("The last of these models that fits, with a tenth to spare. " + "; ".join(said) + ".")
+    return ax
+
+
+def confusion(gold: list[str], said: list[str], labels: list[str], ax=None):
+    """A confusion matrix with counts; rows are right labels, columns what the model said."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    ax = _ax(ax)
+    ax.figure.set_size_inches(7.5, 6.2)
+    ax.grid(False)
+    ConfusionMatrixDisplay.from_predictions(
+        gold, said, labels=labels, ax=ax, cmap="Blues", colorbar=False, xticks_rotation=45
+    )
+    ax.set(xlabel="said", ylabel="right")
+    wrong: dict[tuple[str, str], int] = {}
+    for a, b in zip(gold, said):
+        if a != b:
+            wrong[a, b] = wrong.get((a, b), 0) + 1
+    if wrong:
+        (a, b), count = max(wrong.items(), key=lambda item: item[1])
+        print(
+            f"{sum(wrong.values())} of {len(gold)} labels are wrong; most often {a} is taken for {b} ({count} times)."
+        )
+    else:
+        print(f"All {len(gold)} labels are right.")
+    return ax
+
+
+def matrix(values: np.ndarray, title: str, ax=None):
+    """A matrix drawn as colours, red below and blue above zero, with its shape in the title (lesson 04, section 4.2)."""
+    ax = _ax(ax)
+    limit = float(np.abs(values).max()) or 1.0
+    ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    ax.set_title(f"{title}: {values.shape[0]} x {values.shape[1]}", size=10)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
     return ax
