@@ -28,7 +28,7 @@ def test_the_lessons_file_is_accepted_and_names_the_lessons_settings():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"nmae": "x"}, "unknown key 'nmae'; allowed are .*global_batch"),
+        ({"batch": 4}, "unknown key 'batch'; allowed are .*global_batch"),
         ({"name": None}, "'name' is None"),
         ({"name": 3}, r"'name' is 3 \(int\); expected str"),
         ({"global_batch": "four"}, r"'global_batch' is 'four' \(str\); expected int"),
