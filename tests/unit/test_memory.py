@@ -106,7 +106,7 @@ def test_a_layer_keeps_the_bytes_that_autograd_saves(
     widths = dtype.itemsize, (adapter_dtype or dtype).itemsize
     shape = Shape.from_config(model.config)
     counted = memory.layer_bytes(shape, method, *widths, 4, targets, bool(dropout))
-    if dropout:  # the CPU's mask is as wide as the input; on CUDA, which is counted, it takes a byte
+    if dropout:  # a CPU's mask is as wide as the input; on CUDA, which is counted, it takes a byte
         counted += (widths[1] - 1) * sum(into for _, into in shape.linears().values())
     assert counted == (sizes[1] - sizes[0]) / 2 / 64
 
