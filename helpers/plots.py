@@ -208,6 +208,51 @@ def bars(values: dict[str, float], ylabel: str, ax=None, fmt: str = "{:.0f}"):
     return ax
 
 
+def what_fits(needs: dict[str, dict[str, float]], cards: dict[str, float], ax=None):
+    """What fits where: ``{model: {method: GB}}`` as points on a log scale, each card's memory as a line (lesson 06).
+
+    A method has its colour and its marker; a model's name stands on the axis, and a point is filled where the smallest of ``cards``
+    (``{name: GB}``) holds it with a tenth to spare for driver and allocator, hollow where it does not.
+    """
+    ax = _ax(ax)
+    smallest = min(cards, key=cards.get)
+    methods = list(next(iter(needs.values())))
+    for i, method in enumerate(methods):
+        for x, model in enumerate(needs):
+            gb = needs[model][method]
+            fits = gb <= 0.9 * cards[smallest]
+            ax.plot(
+                *(x + (i - (len(methods) - 1) / 2) * 0.22, gb, MARKERS[i]),
+                **{"color": f"C{i}", "ms": 8, "fillstyle": "full" if fits else "none", "mew": 1.6},
+                label=method if x == 0 else None,
+            )
+    for i, (name, gb) in enumerate(cards.items()):
+        ax.axhline(gb, color="0.35", lw=1.1, ls=("-", "--", ":", "-.")[i % 4])
+        ax.annotate(name, (len(needs) - 0.45, gb), xytext=(0, 2), textcoords="offset points")
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(needs)), list(needs), rotation=0 if len(needs) < 6 else 20)
+    low, high = ax.get_ylim()
+    ticks = [t * 10**e for e in range(-3, 4) for t in (1, 2, 5) if low <= t * 10**e <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(ylabel="peak memory of a step (GB)", xlim=(-0.5, len(needs) + 0.3))
+    title = f"filled: fits {smallest}, hollow: does not"
+    ax.legend(
+        frameon=False, ncols=len(methods), loc="lower left", bbox_to_anchor=(0, 1), title=title
+    )
+    largest = {
+        card: [
+            f"{method} {fitting[-1]}"
+            for method in methods
+            if (fitting := [model for model in needs if needs[model][method] <= 0.9 * gb])
+        ]
+        for card, gb in cards.items()
+    }
+    said = [f"{card}: {', '.join(found) or 'none'}" for card, found in largest.items()]
+    print("The last of these models that fits, with a tenth to spare. " + "; ".join(said) + ".")
+    return ax
+
+
 def confusion(gold: list[str], said: list[str], labels: list[str], ax=None):
     """A confusion matrix with counts; rows are right labels, columns what the model said."""
     from sklearn.metrics import ConfusionMatrixDisplay

@@ -6,6 +6,7 @@ notebook; here is only what a two-core machine wants from it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,13 +61,21 @@ class LeanSFTTrainer(SFTTrainer):
 
         if return_outputs or self.args.device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        causal_lm = getattr(model, "get_base_model", lambda: model)()
-        hidden = causal_lm.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
+        shared = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        inner = model.module if shared else model
+        causal_lm = getattr(inner, "get_base_model", lambda: inner)()
+        with body_only(causal_lm) if shared else contextlib.nullcontext():
+            # DDP has to see the forward pass, or it does not exchange gradients
+            forward = model if shared else causal_lm.model
+            hidden = forward(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         labels = inputs["labels"][:, 1:]
         keep = labels != -100
         count = keep.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         total = completion_loss(hidden[:, :-1][keep], causal_lm.lm_head.weight, labels[keep])
         loss = total / count.clamp(min=1)
+        if shared and num_items_in_batch is not None:
+            # the count is that of all processes, and DDP averages over them
+            loss = loss * self.accelerator.num_processes
         mode = "train" if model.training else "eval"
         self._total_train_tokens += int(inputs["attention_mask"].sum()) if mode == "train" else 0
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
@@ -98,6 +107,21 @@ class LeanSFTTrainer(SFTTrainer):
         with torch.no_grad():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
+
+
+@contextlib.contextmanager
+def body_only(causal_lm):
+    """While it lasts, the model's forward pass ends before its head: its output is the body's, with ``last_hidden_state``."""
+    own = vars(causal_lm).get("forward")  # set where accelerate wraps the model itself
+    causal_lm.forward = lambda input_ids=None, use_cache=False, **_: causal_lm.model(
+        input_ids=input_ids, use_cache=use_cache
+    )
+    try:
+        yield
+    finally:
+        del causal_lm.forward
+        if own:
+            causal_lm.forward = own
 
 
 def completion_loss(hidden, head, labels, rows: int = 128):
