@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from helpers import data, memory, methods, models, runtime, training
 
@@ -122,29 +122,6 @@ def _reset_peak() -> None:
         file.write("5")
 
 
-def _load(method: str, profile: runtime.Profile):
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    if method != "qlora":
-        return models.load_model(profile)
-    dtype = getattr(torch, profile.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        models.ensure_base_model(profile.model),
-        dtype=dtype,
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        ),
-    )
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # else an evaluation repacks the weights
-    return model
-
-
 def measure(method: str) -> dict:
     """Train a few steps in this process; returns the line for ``data/memory.jsonl``, without the estimate."""
     from datasets import Dataset
@@ -193,7 +170,7 @@ def measure(method: str) -> dict:
     _reset_peak()
     seen.clear()
     before, _ = _rss()
-    trainer = train(_load(method, profile), STEPS)
+    trainer = train(models.load_model(replace(profile, quantized=method == "qlora")), STEPS)
     _, peak = _rss()
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     batch, length, graded = max(seen, key=lambda found: found[0] * found[1])

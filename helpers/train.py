@@ -1,4 +1,4 @@
-"""Lesson 04's training from one YAML file: ``python -m helpers.train --config configs/sft.yaml`` (lesson 09).
+"""Lesson 04's training from one YAML file: ``python -m helpers.train --config configs/sft.yaml`` (docs/design.md, several processes).
 
 The same file trains with one process or several: ``torchrun --standalone --nproc_per_node 2 -m helpers.train --config
 configs/sft.yaml``. ``global_batch`` counts the rows of an optimiser step over all processes, and the order of the rows does not depend on
