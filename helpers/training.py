@@ -367,6 +367,7 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
         "dry_run": runtime.fast(),
         "seconds": seconds,
         "trainable_parameters": trainable,
+        "peak_memory_gb": round(runtime.peak_memory_gb(), 2),
         "versions": runtime.versions(),
         "machine": str(runtime.detect()),
         "history": trainer.state.log_history,
