@@ -1,6 +1,6 @@
 """Training runs that a lesson compares: each is a dictionary of settings, and its line is kept in ``data/labs.jsonl``.
 
-Introduced in lesson 04, section 4.9; lessons 06 and 07 rest on it. A line is keyed by its settings, the model and the data, so a line
+Introduced in lesson 04, section 4.9. A line is keyed by its settings, the model and the data, so a line
 that is there can be trusted and one that is not is made: ``make labs`` makes all of them, each in a process of its own, so
 that its peak memory is its own. ``python -m helpers.labs rank=4 rows=400`` runs one.
 """
