@@ -223,6 +223,15 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _hush() -> None:
+    """Silence what a learner can do nothing about: deprecations inside transformers, and bitsandbytes asking for an optional kernel."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def start(seed: int = 0) -> Profile:
     """Call once, first, in every lesson: seed, go offline where nothing is fetched, and say what runs.
 
@@ -231,6 +240,7 @@ def start(seed: int = 0) -> Profile:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    _hush()
     idle = use_first_gpu()
     machine = detect()
     machine = replace(machine, note=idle or machine.note)

@@ -385,8 +385,8 @@ def find_adapter(
 ) -> tuple[Path | None, str]:
     """The newest adapter of a name trained here for this profile's model and these data, else the ready-made one, and which it is.
 
-    One from a dry run (``WORKSHOP_FAST``) serves dry runs only. Returns (None, "none") where neither exists (ready-made ones are for the embedded model only); ``trained=False`` looks
-    at the ready-made one alone.
+    One from a dry run (``WORKSHOP_FAST``) serves dry runs only. Returns (None, "none") where neither exists (ready-made ones are
+    for the embedded model only); ``trained=False`` looks at the ready-made one alone.
     """
     found = sorted(
         (runtime.runs_dir() / "adapters").glob(f"{name}-" + "[0-9a-f]" * 12), key=os.path.getmtime
