@@ -52,6 +52,12 @@ RUNS = {
     "seed": [{"seed": seed} for seed in (1, 2)],
     "recipe": [{"first_layer": 0}, {"batch": 8}],
     "rows": [{"rows": rows} for rows in (25, 100, 1_600)],
+    # lesson 04's two adapters as the scoreboard has them, trained with other seeds (lesson 05, section 5.2)
+    "whole": [
+        {"test": True, "rows": 3_276, "seed": seed, **change}
+        for change in ({}, {"method": "sft", "epochs": 0.5})
+        for seed in (1, 2)
+    ],
 }
 
 
@@ -204,6 +210,18 @@ def result(profile: runtime.Profile, **changes) -> dict:
         line = run(setting, profile)
         append_line(path(), json.dumps(line, ensure_ascii=False))
     return line
+
+
+def other_seeds(profile: runtime.Profile) -> list[dict]:
+    """The kept runs of the scoreboard's own two adapters with other seeds, as rows for ``scoreboard.seeds`` (lesson 05)."""
+    lines, found = known(profile), []
+    for change in RUNS["whole"]:
+        if line := lines.get(key_of(settings(**change), profile)):
+            row = {"method": line["setting"]["method"], "model": profile.model}
+            found.append(
+                row | {"adapter": "kept run", "seed": line["setting"]["seed"], **line["test"]}
+            )
+    return found
 
 
 def main(arguments: list[str]) -> int:
