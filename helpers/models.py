@@ -239,10 +239,13 @@ def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
 
     Raises ModelError if the model or adapter cannot be loaded, too little memory included.
     """
+    import gc
+
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     folder = ensure_base_model(profile.model)
+    gc.collect()  # a trainer of an earlier cell refers to itself and holds its model until collected
     check_memory(profile)
 
     dtype = getattr(torch, profile.dtype)

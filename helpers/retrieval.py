@@ -52,10 +52,14 @@ def _fit(features, owner, C: float):
 
 
 def _kept(function):
-    """The function, with its results kept in ``runs/cache`` by what went in (``joblib.Memory``): the next lesson reads them."""
+    """The function, with its results kept in ``runs/cache`` by what went in (``joblib.Memory``): the next lesson reads them.
+
+    Another scikit-learn may fit another model, so each version has a folder of its own.
+    """
+    import sklearn
     from joblib import Memory
 
-    return Memory(runtime.runs_dir() / "cache", verbose=0).cache(function)
+    return Memory(runtime.runs_dir() / "cache" / sklearn.__version__, verbose=0).cache(function)
 
 
 class BM25:

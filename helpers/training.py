@@ -215,6 +215,7 @@ def master_adamw(parameters, **options):
             super().step(closure)
             for weight, master in zip(self.live, masters):
                 weight.copy_(master)
+                master.grad = None  # not to be kept through the next forward pass
 
         def zero_grad(self, set_to_none: bool = True):
             for weight in self.live:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers import data, evaluation
+from helpers import data, evaluation, statistics
 from helpers.exercises.core import Exercise, Wrong
 
 # (right, tickets, rival's share, what is true, the mistake that an answer makes which says otherwise)
@@ -88,7 +88,7 @@ def grade_verdicts(answer: dict) -> str:
 
 
 def beats(right: int, n: int, rival: float) -> bool:
-    low, high = evaluation.wilson(right, n)
+    low, high = statistics.wilson(right, n)
     return low > rival
 
 
@@ -100,7 +100,7 @@ EXERCISES = (
         grade_beats,
         (
             "The share of right replies is one number. What did section 0.6 put beside it?",
-            "evaluation.wilson(right, n) gives both ends. Which of them must be above the rival?",
+            "statistics.wilson(right, n) gives both ends. Which of them must be above the rival?",
             "return True if the low end is above the rival, and False otherwise.",
         ),
         beats,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from helpers import evaluation
+from helpers import statistics
 from helpers.exercises.core import Exercise, Wrong
 
 
@@ -102,7 +102,7 @@ def grade_stale(mine) -> str:
 def pick_k(table: list[dict]) -> int:
     best = max(row["resolved"] / row["n"] for row in table)
     for row in sorted(table, key=lambda row: row["prompt_tokens"]):
-        if evaluation.wilson(row["resolved"], row["n"])[1] >= best:
+        if statistics.wilson(row["resolved"], row["n"])[1] >= best:
             return row["k"]
 
 
@@ -123,7 +123,7 @@ EXERCISES = (
         grade_pick_k,
         (
             "Which column says what the desk gets? `found` only bounds it.",
-            "A share of 24 tickets and one of 240 are not equally sure: evaluation.wilson(resolved, n) "
+            "A share of 24 tickets and one of 240 are not equally sure: statistics.wilson(resolved, n) "
             "gives both ends.",
             "Take the best share of resolved tickets. Of the rows whose high end reaches it, return "
             "the one with the fewest prompt tokens.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers import evaluation
+from helpers import statistics
 from helpers.exercises.core import Exercise, Wrong
 
 
@@ -79,7 +79,7 @@ def grade_ship(answer: dict) -> str:
         if 100 * row["wrong figures"] / row["n"] > wrong:
             figures = f"{row['wrong figures']} of {row['n']} replies of {pick} state a wrong figure"
             raise Wrong(f"{shop}: {figures}, and nobody reads along.")
-        low, high = evaluation.wilson(row["resolved"], row["n"])
+        low, high = statistics.wilson(row["resolved"], row["n"])
         if row["n"] < right["n"]:
             raise Wrong(
                 f"{shop}: {pick} was tried on {row['n']} tickets. Its interval is {low:.0%} to "
@@ -101,14 +101,14 @@ def grade_better(mine) -> str:
     """Wrong gives the counts of a comparison and what the verdict overlooks."""
     for (a, b), questions, truth, overlooked in COMPARISONS:
         if bool(mine(a, b, questions)) != truth:
-            test = evaluation.mcnemar(a, b)
+            test = statistics.mcnemar(a, b)
             counts = f"{test['only_a']} tickets only by a, {test['only_b']} only by b"
             raise Wrong(f"{counts}, {questions} asked: should be {truth}; {overlooked}.")
     return "you look at the tickets that differ, at the direction, and at how often you asked."
 
 
 def really_better(a: list[bool], b: list[bool], questions: int) -> bool:
-    test = evaluation.mcnemar(a, b)
+    test = statistics.mcnemar(a, b)
     return test["difference"] > 0 and test["p"] < 0.05 / questions
 
 
@@ -136,7 +136,7 @@ EXERCISES = (
         grade_better,
         (
             "Both methods answered the same tickets. Which tickets can tell them apart?",
-            "evaluation.mcnemar(a, b) gives p and the difference. A small p has no direction.",
+            "statistics.mcnemar(a, b) gives p and the difference. A small p has no direction.",
             "True if the difference is above 0 and p is below 0.05 / questions.",
         ),
         really_better,

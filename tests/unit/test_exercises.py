@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import data, evaluation, exercises, models, runtime
+from helpers import data, exercises, models, runtime, statistics
 from helpers.exercises import (
     core,
     lesson_00,
@@ -131,7 +131,7 @@ def holds(text, values):
 
 
 def overlap(a, b, questions):
-    (_, low), (high, _) = evaluation.wilson(sum(b), len(b)), evaluation.wilson(sum(a), len(a))
+    (_, low), (high, _) = statistics.wilson(sum(b), len(b)), statistics.wilson(sum(a), len(a))
     return low < high
 
 
@@ -150,7 +150,7 @@ def _mended(**changes):
 
 WRONG = [
     ("E0.1", lambda right, n, rival: n > 0 and right / n > rival, "the share alone"),
-    ("E0.1", lambda right, n, rival: evaluation.wilson(right, n)[1] > rival, "needs the low end"),
+    ("E0.1", lambda right, n, rival: statistics.wilson(right, n)[1] > rival, "needs the low end"),
     ("E0.1", wald, "has no width"),
     ("E0.1", lambda right, n, rival: False, "does beat 25 %"),
     ("E0.2", changed("E0.2", A="facts"), "the wording is free"),
@@ -238,10 +238,10 @@ WRONG = [
     ("E5.1", changed("E5.1", sealed="gpt"), "no method of the board"),
     ("E5.2", lambda a, b, questions: sum(a) > sum(b), "fair coin"),
     ("E5.2", overlap, "their intervals overlap"),
-    ("E5.2", lambda a, b, q: evaluation.mcnemar(a, b)["p"] < 0.05 / q, "b is the better one"),
+    ("E5.2", lambda a, b, q: statistics.mcnemar(a, b)["p"] < 0.05 / q, "b is the better one"),
     (
         "E5.2",
-        lambda a, b, q: sum(a) > sum(b) and evaluation.mcnemar(a, b)["p"] < 0.05,
+        lambda a, b, q: sum(a) > sum(b) and statistics.mcnemar(a, b)["p"] < 0.05,
         "divide 0.05",
     ),
 ]
