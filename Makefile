@@ -33,8 +33,9 @@ lab: setup ## open lesson 00 in JupyterLab on this machine
 run: setup ## execute all lessons in order, refresh their outputs, print the scoreboard
 	@$(PY) -m helpers.lessons run
 
-labs: setup ## the training runs that data/labs.jsonl lacks; lesson 04 compares some of them (2 to 8 minutes each)
+labs: setup ## the training runs that data/labs.jsonl lacks; lessons 04 and 07 compare them (1 to 10 minutes each)
 	@$(PY) -m helpers.labs
+	@$(PY) -m helpers.knowledge
 
 check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

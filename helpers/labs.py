@@ -200,15 +200,15 @@ def run(setting: dict, profile: runtime.Profile) -> dict:
     }
 
 
-def result(profile: runtime.Profile, **changes) -> dict:
-    """The line of a run: the kept one, or, where there is none, one made now and kept."""
+def keep(setting: dict, profile: runtime.Profile, make) -> dict:
+    """The kept line of a setting, or, where there is none, what ``make(setting, profile)`` returns, kept (not in a dry run)."""
     from helpers.scoreboard import append_line
 
-    setting = settings(**changes)
     line = known(profile).get(key_of(setting, profile))
     if line is None:
-        line = run(setting, profile)
-        append_line(path(), json.dumps(line, ensure_ascii=False))
+        line = make(setting, profile)
+        if not runtime.fast():
+            append_line(path(), json.dumps(line, ensure_ascii=False))
     return line
 
 
@@ -224,28 +224,42 @@ def other_seeds(profile: runtime.Profile) -> list[dict]:
     return found
 
 
+def result(profile: runtime.Profile, **changes) -> dict:
+    """The line of a run: the kept one, or, where there is none, one made now and kept."""
+    return keep(settings(**changes), profile, run)
+
+
+def changes_of(words: list[str], base: dict) -> dict:
+    """``name=value`` words from a shell, each value in the type that ``base`` has for it; ValueError if it has not that type."""
+    changes = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        kind = type(base.get(name, ""))
+        changes[name] = value == "True" if kind is bool else kind(value)
+    return changes
+
+
+def make_each(module: str, runs: list[list[str]]) -> None:
+    """Run ``python -m module words`` for each list of words, one after another, so that each has its peak memory to itself."""
+    for number, words in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] {' '.join(words)}", flush=True)
+        subprocess.run([sys.executable, "-m", module, *words], check=True)
+
+
 def main(arguments: list[str]) -> int:
     """Without arguments every run of ``RUNS`` that is not there yet, each in its own process; with ``name=value`` ones, that run."""
     profile = runtime.start()
     if not arguments:
         missing = [
-            change
+            [f"{name}={value}" for name, value in change.items()]
             for changes in RUNS.values()
             for change in changes
             if key_of(settings(**change), profile) not in known(profile)
         ]
-        for number, change in enumerate(missing, 1):
-            print(f"[{number}/{len(missing)}] {change}", flush=True)
-            words = [f"{name}={value}" for name, value in change.items()]
-            subprocess.run([sys.executable, "-m", "helpers.labs", *words], check=True)
+        make_each("helpers.labs", missing)
         return 0
     try:
-        changes = {}
-        for argument in arguments:
-            name, _, value = argument.partition("=")
-            kind = type(BASE.get(name, ""))
-            changes[name] = value == "True" if kind is bool else kind(value)
-        line = result(profile, **changes)
+        line = result(profile, **changes_of(arguments, BASE))
     except ValueError as error:
         print(error)
         return 2
