@@ -11,7 +11,7 @@ from helpers import data, evaluation, methods, models, probes, runtime
 from helpers.generation import generate
 from helpers.knowledge import runs
 
-BASE = {"kind": "lora", "replay": 0.0, "rows": 160, "epochs": 10, "seed": 0}
+BASE = {"kind": "lora", "replay": 0.0, "rows": 96, "epochs": 10, "seed": 0}
 ALLOWED = {"kind": ("lora", "full"), "replay": (0.0, 0.1, 0.3)}
 FILES = ("general.jsonl", "prose.txt", "replay.jsonl")
 RUNS = [

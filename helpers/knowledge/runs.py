@@ -78,6 +78,7 @@ def as_served(trainer):
     """
     model = copy.deepcopy(trainer.model)
     model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    vars(model).pop("forward", None)  # TRL's wrapper, which would still call the original
     model.set_attn_implementation("sdpa")
     return model.eval()
 
