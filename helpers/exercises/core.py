@@ -21,7 +21,7 @@ from pathlib import Path
 
 from helpers import runtime
 
-LESSONS = range(6)
+LESSONS = range(8)
 _given: dict[str, int] = {}  # how many hints of an exercise were shown in this session
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import multiprocessing
 import re
 import shutil
@@ -6,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import data, exercises, models, runtime, statistics
+from helpers import data, exercises, memory, models, runtime, statistics
 from helpers.exercises import (
     core,
     lesson_00,
     lesson_01,
     lesson_03,
     lesson_04,
+    lesson_06,
+    lesson_07,
 )
 
 ALL = {e.id: e for lesson in core.LESSONS for e in core._exercises(lesson)}
@@ -148,6 +151,54 @@ def _mended(**changes):
     return lambda run: lesson_04.mend(run) | (changes if run["max_length"] == 128 else {})
 
 
+def fit(**changes):
+    return changed("E6.1", **changes)
+
+
+def parts_of_full(*names):
+    need = memory.estimate(memory.SHAPES["Llama-3.2-3B"], **lesson_06.FULL)
+    return round(sum(getattr(need, name) for name in names) / 1e9, 1)
+
+
+def backward_of_full():
+    need = memory.estimate(memory.SHAPES["Llama-3.2-3B"], **lesson_06.FULL)
+    return round(need.moments()["backward begins"] / 1e9, 1)
+
+
+def share(line):
+    return line["validation"]["resolved"]["value"]
+
+
+def gap_beyond(seeds_say):
+    return lambda a, b, seeds: abs(share(b) - share(a)) > seeds_say([share(s) for s in seeds])
+
+
+def spread(values):
+    return max(values) - min(values)
+
+
+def tickets_say(a, b, seeds):
+    flags = ([c == "1" for c in line["validation"]["tickets"]] for line in (a, b))
+    return statistics.mcnemar(*flags)["p"] < 0.05
+
+
+def paid(rule):
+    """A break-even whose saving is ``rule(read, wrote, price_in, price_out)``."""
+
+    def mine(training, trainings, tuned, untuned, price_in, price_out):
+        read = untuned["prompt_tokens"] - tuned["prompt_tokens"]
+        wrote = untuned["new_tokens"] - tuned["new_tokens"]
+        return rule(
+            training, trainings, (read * price_in + wrote * price_out) / 1e6, read * price_in
+        )
+
+    return mine
+
+
+def up(value):
+    return math.ceil(value) if value >= 0 else value
+
+
 WRONG = [
     ("E0.1", lambda right, n, rival: n > 0 and right / n > rival, "the share alone"),
     ("E0.1", lambda right, n, rival: statistics.wilson(right, n)[1] > rival, "needs the low end"),
@@ -244,6 +295,44 @@ WRONG = [
         lambda a, b, q: sum(a) > sum(b) and statistics.mcnemar(a, b)["p"] < 0.05,
         "divide 0.05",
     ),
+    ("E6.1", fit(GB=parts_of_full("weights")), "a step holds more than the model"),
+    ("E6.1", fit(GB=parts_of_full("weights", "gradients")), "the optimiser is missing"),
+    ("E6.1", fit(GB=parts_of_full("weights", "optimizer")), "the gradients are missing"),
+    ("E6.1", fit(GB=parts_of_full("weights", "optimizer", "gradients")), "scratch space"),
+    ("E6.1", fit(GB=backward_of_full()), "the beginning of the backward pass"),
+    ("E6.1", fit(GB=3.0), "is not the peak"),
+    ("E6.1", fit(fits=True), "on a card of 24 GB, and it fits?"),
+    ("E6.1", fit(change={"rank": 1}), "The largest part is activations"),
+    ("E6.1", fit(change={"optimizer": "adamw_8bit"}), "still takes 22.9 GB"),
+    ("E6.1", fit(change={"adapter_width": 2}), "still takes 16.1 GB"),
+    ("E6.1", fit(change={"batch": 1}), "a smaller batch is another run"),
+    ("E6.1", fit(change={"checkpointing": True, "rank": 8}), "one setting is expected"),
+    ("E6.1", {"GB": 32.1, "fits": False}, "the key 'change' is missing"),
+    ("E6.2", lambda a, b, seeds: share(b) != share(a), "two seeds of one setting"),
+    ("E6.2", lambda a, b, seeds: share(b) > share(a), "a loss is a difference, too"),
+    ("E6.2", lambda *_: False, "both doubts are answered"),
+    ("E6.2", tickets_say, "another seed moves the share further"),
+    ("E6.2", gap_beyond(spread), "a fair coin splits"),
+    (
+        "E6.2",
+        lambda a, b, seeds: tickets_say(a, b, seeds) and gap_beyond(spread)(a, b, seeds),
+        "unknown, not zero",
+    ),
+    ("E7.1", paid(lambda t, times, saved, _: up(times * t / (1e6 * saved))), "for a million"),
+    ("E7.1", paid(lambda t, times, saved, read: up(times * t / read * 1e6)), "written tokens"),
+    ("E7.1", paid(lambda t, times, saved, _: up(t / saved)), "more than once"),
+    ("E7.1", paid(lambda t, times, saved, _: int(times * t / saved)), "not paid yet; round up"),
+    ("E7.1", paid(lambda t, times, saved, _: up(times * t / saved)), "the dearer one"),
+    (
+        "E7.1",
+        paid(lambda t, times, saved, _: up(times * t / saved) if saved > 0 else saved and math.inf),
+        "nothing is saved",
+    ),
+    *(
+        ("E7.2", {**ALL["E7.2"].ours, case: pick}, f"{cause[0].upper()}{cause[1:]}.")
+        for (case, pick), (cause, _) in lesson_07._OVERLOOKS.items()
+    ),
+    ("E7.2", changed("E7.2", desk="rag"), "'rag' is no choice"),
 ]
 
 
@@ -457,6 +546,56 @@ def test_each_patient_of_the_clinic_has_its_cause_and_no_other(tokenizer):
 def test_the_first_fault_of_every_reply_is_the_one_that_the_exercise_means():
     assert {n: lesson_00.first_fault(n) for n in lesson_00.REPLIES} == ALL["E0.2"].ours
     assert set(ALL["E0.2"].ours.values()) >= {"resolved", "format", "triage", "policy", "facts"}
+
+
+def test_each_wrong_choice_of_the_six_cases_has_a_cause_of_its_own():
+    wrong = {
+        (c, pick)
+        for c, best in lesson_07._BEST.items()
+        for pick in lesson_07.CHOICES
+        if pick != best
+    }
+    assert wrong == set(lesson_07._OVERLOOKS) and set(lesson_07.CASES) == set(lesson_07._BEST)
+    assert len({cause for cause, _ in lesson_07._OVERLOOKS.values()}) == len(wrong)
+
+
+def test_a_wrong_choice_names_the_learners_own_row_or_the_lesson_that_makes_it(capsys):
+    rate = {"value": 0.125, "low": 0.06, "high": 0.24}
+    board = [
+        {
+            "method": "sft",
+            "model": "m",
+            "created": "1",
+            "n": 48,
+            "facts": rate,
+            "prompt_tokens": 61.5,
+        }
+    ]
+    exercises.check("E7.2", changed("E7.2", desk="fine-tune"), board=board)
+    said = capsys.readouterr().out
+    assert "sft facts 12 % (6 to 24, n = 48)" in said
+    assert "no row of sft-rag yet (lesson 04 makes it)" in said
+    exercises.check("E7.2", changed("E7.2", voice="both"), board=board)
+    assert "sft prompt_tokens 61.5" in capsys.readouterr().out
+
+
+def test_any_single_change_that_makes_the_step_fit_passes(capsys):
+    for change in ({"checkpointing": True}, {"first_layer": 28}):
+        assert exercises.check("E6.1", mine := fit(change=change)) is mine
+
+
+def test_the_seeds_verdicts_do_not_hang_on_how_the_spread_is_measured(capsys):
+    import statistics as stats
+
+    def by_deviation(a, b, seeds):
+        values = [share(s) for s in seeds]
+        return (
+            len(seeds) > 1
+            and abs(share(b) - share(a)) > 2 * math.sqrt(2) * stats.stdev(values)
+            and tickets_say(a, b, seeds)
+        )
+
+    assert exercises.check("E6.2", by_deviation) is by_deviation
 
 
 def test_asking_for_an_exercise_loads_no_torch():
