@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup setup-colab lab run labs test test-colab check bench clean
+.PHONY: help setup setup-colab lab run labs test test-colab test-browser check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another Python 3.11 to 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -48,6 +48,13 @@ test: setup ## unit tests, every lesson with real training, score floors (about 
 
 test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (under 4 minutes)
 	@$(PY) -m pytest tests/test_colab.py
+
+$(VENV)/.browser: requirements-browser.txt $(VENV)/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
+	@touch $@
+
+test-browser: setup $(VENV)/.browser ## the lessons in JupyterLab, driven through the system's chromium (under 10 minutes)
+	@$(PY) -m pytest tests/browser
 
 bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under four minutes
 	@$(PY) -m benchmarks.bench $(if $(QUICK),--quick)

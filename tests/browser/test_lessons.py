@@ -1,0 +1,301 @@
+"""The lessons in a real JupyterLab, as a learner sees and uses them: ``make test-browser``.
+
+Each test waits for what is on screen, never for a time; ``timeout`` is its limit in seconds, on two cores.
+"""
+
+import json
+import re
+
+import pytest
+
+from helpers import runtime
+
+expect = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: make test-browser"
+).expect
+LESSONS = sorted((runtime.project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+DRAWN_S = 5  # a lesson is fully drawn within this
+WIDGETS = {
+    "00": ["Which profile does a machine get?"],
+    "01": ["Prompt playground"],
+    "02": ["Retrieval explorer"],
+    "03": ["Token and mask viewer"],
+    "04": ["LoRA explorer", "Training"],
+    "05": ["Two methods on one ticket"],
+}
+BROKEN = re.compile("Error displaying widget|model not found|Loading widget|Traceback", re.I)
+
+
+def prose(path) -> str:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"```.*?```", "", text, flags=re.S)
+
+
+def no_error_on_screen(lab):
+    errors = lab.book.locator('[data-mime-type*="error"], [data-mime-type*="stderr"]')
+    expect(errors).to_have_count(0)
+    expect(lab.book).not_to_contain_text(BROKEN)
+
+
+def grave_faults(page) -> list[str]:
+    """What axe-core finds inside our widgets that is serious or critical: the rule, and the element."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is not installed: make test-browser"
+    )
+    found = axe.Axe().run(page, context={"include": [[".bramble"]]}).response["violations"]
+    grave = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    return [f"{fault['id']}: {node['html'][:200]}" for fault in grave for node in fault["nodes"]]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_restored_from_disk_looks_right_before_anything_is_run(lab, path):
+    seconds, number, text = lab.open(path.name), path.name[:2], prose(path)
+    lab.shot(f"{number}_restored")
+    assert seconds <= DRAWN_S
+
+    markdown = lab.book.locator(".jp-MarkdownCell")
+    titles = re.findall(r"^##? (.+)$", text, flags=re.M)
+    expect(markdown.locator("h1, h2")).to_contain_text([re.sub("[`*]", "", t) for t in titles])
+    tables = re.findall(r"^\|[ :|-]+\|$", text, flags=re.M)
+    expect(markdown.locator("table")).to_have_count(len(tables))
+    for shown in lab.book.locator("h1, h2, table, .jp-RenderedImage img").all():
+        assert shown.is_visible()
+        assert shown.evaluate("e => e.tagName !== 'IMG' || e.naturalWidth > 0")
+    expect(lab.book).not_to_contain_text(BROKEN)
+
+    for title in WIDGETS[number]:
+        saved = lab.book.locator(".jp-OutputArea-output").filter(
+            has=lab.page.locator("strong", has_text=title)
+        )
+        saved.scroll_into_view_if_needed()
+        expect(saved).to_be_visible()
+        assert "border-collapse" not in saved.inner_text()  # its style is no text
+        lab.shot(f"{number}_restored_{title.split()[0].lower()}")
+    expect(lab.prompts.filter(has_text="*")).to_have_count(0)
+
+
+@pytest.mark.timeout(150)
+def test_lesson_00_runs_and_its_card_and_its_exercise_answer(lab):
+    lab.open("00_start_here.ipynb")
+    lab.run_all(wait_s=90)
+    assert lab.drawn() <= DRAWN_S
+    no_error_on_screen(lab)
+
+    card = lab.panel("Which profile does a machine get?")
+    expect(card.get_by_role("table")).to_contain_text("this machine")
+    select = card.get_by_label("Machine:")
+    select.focus()
+    lab.page.keyboard.press("ArrowDown")
+    expect(select.locator("option:checked")).to_have_text("no GPU, older CPU")
+    expect(card.get_by_role("table")).to_contain_text("older laptop, 4 cores")
+    card.get_by_label("WORKSHOP_PROFILE:").select_option("gpu")
+    expect(card.get_by_role("alert")).to_contain_text("no CUDA device was found; use cpu")
+    lab.shot("00_run_card")
+
+    lab.cells.filter(has_text="E0.1 Does it beat the rule?").scroll_into_view_if_needed()
+    stub = lab.cells.filter(has_text='beats = check("E0.1", beats)')
+    line = stub.locator(".cm-line")
+    for answer, verdict in {
+        "right / n > rival if n else False": "E0.1 not yet: beats(14, 40, 0.3) should be False",
+        "evaluation.wilson(right, n)[0] > rival": "E0.1 done:",
+    }.items():
+        line.filter(has_text=re.compile(r"^\s*return ")).click()
+        lab.page.keyboard.press("Home")
+        lab.page.keyboard.press("Shift+End")
+        lab.page.keyboard.insert_text(f"return {answer}")
+        lab.run(stub)
+        expect(stub.locator(".jp-OutputArea-output")).to_contain_text(verdict)
+        lab.shot(f"00_exercise_{'done' if 'done' in verdict else 'wrong'}")
+    expect(stub.locator(".jp-OutputArea-output")).to_contain_text("] 1 of ")
+
+
+@pytest.mark.timeout(180)
+def test_lesson_03_runs_and_its_viewer_shows_another_row(lab):
+    lab.open("03_data.ipynb")
+    lab.run_all(wait_s=120)
+    assert lab.drawn() <= DRAWN_S
+    no_error_on_screen(lab)
+
+    viewer = lab.panel("Token and mask viewer")
+    before = viewer.locator("p").filter(has_text="tokens carry loss").inner_text()
+    row = viewer.get_by_label("Row id:")
+    row.fill("validation-002")
+    row.press("Enter")
+    expect(viewer).not_to_contain_text(before)
+    expect(viewer.locator("p")).to_contain_text("tokens carry loss")
+    row.fill("validation-9999")
+    row.press("Enter")
+    expect(viewer.get_by_role("alert")).to_contain_text("no row has the id 'validation-9999'")
+    lab.shot("03_run_viewer")
+
+
+START = """\
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path.cwd().parent))
+from helpers import data
+
+rows = data.tickets("validation")[:6]"""
+PLAYGROUND = """\
+import time
+
+import torch
+
+from helpers import generation
+from helpers.widgets.lesson01 import prompt_playground
+
+asked = []
+
+
+def generate(conversations, processors, **options):
+    asked.append(conversations[0][-1]["content"])
+    each_token = processors(0, [0])
+    for _ in range(100 if "slowly" in asked[-1] else 3):
+        time.sleep(0.1)
+        each_token(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 5))
+    return [generation.Reply(data.dumps(rows[0]["reply"]), 300, 60, 6.0)]
+
+
+empty = {"id": "empty", "ticket": " "}
+prompt_playground(generate, [*rows, empty], rows)"""
+
+
+@pytest.mark.timeout(90)
+def test_the_playground_takes_a_prompt_one_click_at_a_time_and_stops(lab):
+    name = lab.write("playground.ipynb", START, PLAYGROUND, "print(len(asked), asked[-1:])")
+    lab.open(name)
+    lab.run_all()
+    panel = lab.panel("Prompt playground")
+    status, own = panel.get_by_role("status"), panel.get_by_label("or your own ticket:")
+    ask, count = panel.get_by_role("button", name="Ask"), lab.cells.last
+    expect(panel).to_contain_text("Nothing has been asked yet")
+    expect(count).to_contain_text(
+        "[*]:"
+    )  # asked is empty, so asked[-1] is an error: run again below
+
+    own.fill("Answer slowly: where is my parcel?")
+    ask.dblclick()
+    expect(status).to_have_text(re.compile(r"writing token \d+ of at most \d+"))
+    panel.get_by_role("button", name="Stop").click()
+    expect(status).to_have_text("Stopped. Nothing was kept of this try.")
+    expect(panel).to_contain_text("Nothing has been asked yet")
+    lab.run(count)
+    expect(count).to_contain_text("1 ['Ticket: Answer slowly: where is my parcel?']")
+
+    own.fill("Where is my parcel?")
+    panel.get_by_label("System prompt:").fill("You are the Bramble desk.")
+    ask.click()
+    expect(panel).to_contain_text("Ticket: Where is my parcel?")
+    expect(panel.get_by_role("table").filter(has_text="Parsed")).to_contain_text("intent")
+    expect(panel).to_contain_text("Not scored")
+    lab.shot("01_playground")
+
+    own.fill("")
+    panel.get_by_label("Ticket:", exact=True).select_option(index=6)
+    ask.click()
+    alert = panel.get_by_role("alert")
+    expect(alert).to_have_text(
+        "Error (ValueError): the ticket is empty; type a customer's question"
+    )
+    expect(panel.get_by_role("table")).to_have_count(0)
+
+
+TINY = """\
+import tempfile
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from helpers import models, runtime
+from helpers.widgets import lesson04
+
+profile = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
+tokenizer = models.load_tokenizer(profile)
+shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+shape |= {"num_hidden_layers": 2, "num_key_value_heads": 1, "vocab_size": len(tokenizer)}
+torch.manual_seed(0)
+model = LlamaForCausalLM(LlamaConfig(**shape))"""
+TRAINER = """\
+from datasets import Dataset
+from peft import LoraConfig
+from trl import SFTConfig
+
+from helpers import training
+
+turns = [
+    {
+        "prompt": data.messages(row["ticket"], data.SHORT_PROMPT),
+        "completion": [{"role": "assistant", "content": data.dumps(row["reply"])}],
+    }
+    for row in rows
+]
+panel = lesson04.LivePanel()
+options = training.hardware_arguments(profile) | {"save_strategy": "no", "logging_steps": 20}
+options |= {"max_steps": 100_000, "disable_tqdm": True, "per_device_train_batch_size": 2}
+trainer = training.LeanSFTTrainer(
+    model=model,
+    args=SFTConfig(output_dir=tempfile.mkdtemp(), **options),
+    train_dataset=Dataset.from_list(turns),
+    processing_class=tokenizer,
+    peft_config=LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
+    callbacks=[panel],
+)"""
+
+
+@pytest.mark.timeout(120)
+def test_the_stop_button_ends_a_training_early_and_the_next_cell_runs(lab):
+    after = 'print("stopped", panel.stopped, "early", trainer.state.global_step < 100_000)'
+    lab.open(lab.write("training.ipynb", START, TINY, TRAINER, "out = trainer.train()", after))
+    lab.menu("Run", "Run All Cells")
+    panel = lab.panel("Training")
+    status, train = panel.get_by_role("status"), lab.cells.nth(3)
+    expect(status).to_have_text(re.compile(r"Step \d+ of 100000"), timeout=60_000)
+    expect(panel.get_by_role("img", name="Loss curves")).to_be_visible()
+    expect(train.locator(".jp-InputArea-prompt")).to_have_text("[*]:")
+    lab.shot("04_training")
+    panel.get_by_role("button", name="Stop, keep the adapter").click()
+    expect(status).to_have_text(re.compile(r"Stopped by hand at step \d+ of 100000"))
+    expect(lab.cells.last).to_contain_text("stopped True early True")
+    no_error_on_screen(lab)
+    assert not grave_faults(lab.page)
+    lab.shot("04_training_stopped")
+
+
+EVERY_WIDGET = """\
+from helpers import retrieval
+from helpers.widgets import lesson00, lesson01, lesson02, lesson03, lesson05
+
+right = [data.dumps(row["reply"]) for row in rows]
+texts = {"good": right, "half": [text if i % 2 else "no" for i, text in enumerate(right)]}
+laptop = runtime.Machine("older laptop", cores=4, memory_gb=8, fast_bf16=False)
+for widget in (
+    lesson00.profile_card({"laptop": laptop}),
+    lesson01.prompt_playground(None, rows, rows),
+    lesson02.retrieval_explorer([retrieval.BM25(data.handbook())], rows[0]["ticket"]),
+    lesson03.token_viewer(tokenizer, rows),
+    lesson04.lora_explorer(model, 8),
+    lesson04.LivePanel(),
+    lesson05.error_browser(rows, texts, "good", "half"),
+):
+    display(widget)"""
+
+
+@pytest.mark.timeout(120)
+def test_no_widget_has_a_serious_accessibility_fault_in_the_dark_and_the_light_theme(lab):
+    lab.page.set_viewport_size(
+        {"width": 1400, "height": 7000}
+    )  # axe passes over what is out of sight
+    lab.open(lab.write("widgets.ipynb", START, TINY, EVERY_WIDGET))
+    lab.run_all()
+    no_error_on_screen(lab)
+    expect(lab.book.locator(".bramble")).to_have_count(7)
+    for theme in ("Dark", "Light"):
+        lab.menu("Settings", "Theme", f"JupyterLab {theme}")
+        body = lab.page.locator("body")
+        expect(body).to_have_attribute("data-jp-theme-name", f"JupyterLab {theme}")
+        expect(lab.book.locator(".bramble").first).to_be_visible()
+        lab.shot(f"widgets_{theme.lower()}")
+        assert not (found := grave_faults(lab.page)), f"{theme}:\n" + "\n".join(found)
