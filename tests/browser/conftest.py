@@ -233,6 +233,7 @@ def lab(browser, server):
     """A fresh browser window on the test's JupyterLab; afterwards no error may stand in its console."""
     context = browser.new_context(viewport={"width": 1400, "height": 1600})
     context.set_default_timeout(20_000)
+    context.set_default_navigation_timeout(60_000)
     opened = Lab(context.new_page(), *server)
     yield opened
     problems = list(opened.problems)
