@@ -33,7 +33,7 @@ lab: setup ## open lesson 00 in JupyterLab on this machine
 run: setup ## execute all lessons in order, refresh their outputs, print the scoreboard
 	@$(PY) -m helpers.lessons run
 
-labs: setup ## the training runs that lessons 04 and 06 compare, as far as data/labs.jsonl lacks them (under an hour)
+labs: setup ## the training runs that data/labs.jsonl lacks; lesson 04 compares some of them (2 to 8 minutes each)
 	@$(PY) -m helpers.labs
 
 check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
@@ -42,11 +42,12 @@ check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(PY) -m helpers.lessons check
 	@$(PY) -m helpers.colab check
 
-test: setup ## unit tests, every lesson with real training, score floors (about 45 minutes on 2 cores)
+SHARE ?= 0.5
+test: setup ## unit tests, every lesson really trained on half of its rows, score floors; SHARE=1 takes all of them
 	@rm -rf runs/test && mkdir -p runs/test
-	@WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest tests/unit notebooks tests/floors
+	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest tests/unit notebooks tests/floors
 
-test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (under 4 minutes)
+test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (several minutes)
 	@$(PY) -m pytest tests/test_colab.py
 
 $(VENV)/.browser: requirements-browser.txt $(VENV)/.installed

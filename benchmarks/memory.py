@@ -1,4 +1,4 @@
-"""The memory estimator against measurements, ours and published ones: ``python -m benchmarks.memory`` (lesson 06).
+"""The memory estimator against measurements, ours and published ones: ``python -m benchmarks.memory``.
 
 Trains the embedded model for a few steps on this machine, full, LoRA and QLoRA, each in a fresh process, and appends the three lines to
 ``data/memory.jsonl``. What is compared: the largest resident set during loading and training, less the resident set just before the model

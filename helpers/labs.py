@@ -1,6 +1,6 @@
 """Training runs that a lesson compares: each is a dictionary of settings, and its line is kept in ``data/labs.jsonl``.
 
-Introduced in lesson 04, section 4.9; lessons 06 and 07 rest on it. A line is keyed by its settings, the model and the data, so a line
+Introduced in lesson 04, section 4.9. A line is keyed by its settings, the model and the data, so a line
 that is there can be trusted and one that is not is made: ``make labs`` makes all of them, each in a process of its own, so
 that its peak memory is its own. ``python -m helpers.labs rank=4 rows=400`` runs one.
 """
@@ -52,6 +52,12 @@ RUNS = {
     "seed": [{"seed": seed} for seed in (1, 2)],
     "recipe": [{"first_layer": 0}, {"batch": 8}],
     "rows": [{"rows": rows} for rows in (25, 100, 1_600)],
+    # lesson 04's two adapters as the scoreboard has them, trained with other seeds (lesson 05, section 5.2)
+    "whole": [
+        {"test": True, "rows": 3_276, "seed": seed, **change}
+        for change in ({}, {"method": "sft", "epochs": 0.5})
+        for seed in (1, 2)
+    ],
 }
 
 
@@ -204,6 +210,18 @@ def result(profile: runtime.Profile, **changes) -> dict:
         line = run(setting, profile)
         append_line(path(), json.dumps(line, ensure_ascii=False))
     return line
+
+
+def other_seeds(profile: runtime.Profile) -> list[dict]:
+    """The kept runs of the scoreboard's own two adapters with other seeds, as rows for ``scoreboard.seeds`` (lesson 05)."""
+    lines, found = known(profile), []
+    for change in RUNS["whole"]:
+        if line := lines.get(key_of(settings(**change), profile)):
+            row = {"method": line["setting"]["method"], "model": profile.model}
+            found.append(
+                row | {"adapter": "kept run", "seed": line["setting"]["seed"], **line["test"]}
+            )
+    return found
 
 
 def main(arguments: list[str]) -> int:

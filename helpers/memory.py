@@ -1,4 +1,4 @@
-"""How much memory a training run needs, counted from the model's shape before anything is loaded (lesson 06).
+"""How much memory a training run needs, counted from the model's shape before anything is loaded.
 
 Every array that a step holds is counted in bytes; ``estimate`` says in which moment of the step they add up to the most.
 Sources: "Anatomy of a model's operations and memory" in the transformers documentation (weights, gradients, optimiser),

@@ -209,7 +209,7 @@ def bars(values: dict[str, float], ylabel: str, ax=None, fmt: str = "{:.0f}"):
 
 
 def what_fits(needs: dict[str, dict[str, float]], cards: dict[str, float], ax=None):
-    """What fits where: ``{model: {method: GB}}`` as points on a log scale, each card's memory as a line (lesson 06).
+    """What fits where: ``{model: {method: GB}}`` as points on a log scale, each card's memory as a line.
 
     A method has its colour and its marker; a model's name stands on the axis, and a point is filled where the smallest of ``cards``
     (``{name: GB}``) holds it with a tenth to spare for driver and allocator, hollow where it does not.

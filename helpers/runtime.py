@@ -61,14 +61,37 @@ def runs_dir() -> Path:
     return path
 
 
+def share() -> float:
+    """Which part of the work to do: ``WORKSHOP_SHARE``, 0.1 with ``WORKSHOP_FAST=1``, else 1.0.
+
+    It scales tickets, training rows and trials alike. Raises ValueError for anything but a number above 0 and up to 1.
+    """
+    text = os.environ.get("WORKSHOP_SHARE", "")
+    if not text:
+        return 1.0 if os.environ.get("WORKSHOP_FAST", "0") in ("", "0") else 0.1
+    try:
+        part = float(text)
+    except ValueError:
+        part = 0.0
+    if not 0 < part <= 1:
+        raise ValueError(f"WORKSHOP_SHARE is {text!r}; a number above 0 and up to 1, such as 0.5")
+    return part
+
+
 def fast() -> bool:
-    """True if ``WORKSHOP_FAST=1`` asks for a dry run with a tenth of the work."""
-    return os.environ.get("WORKSHOP_FAST", "0") not in ("", "0")
+    """True for a run that does less than all of the work: its figures are not the workshop's."""
+    return share() < 1
 
 
 def scaled(n: int, least: int = 8) -> int:
-    """``n``, or a tenth of it (at least ``least``) in a dry run."""
-    return max(min(least, n), n // 10) if fast() else n
+    """``n``, or the ``share()`` of it (at least ``least``)."""
+    return max(min(least, n), int(n * share()))
+
+
+def thinned(rows: list, least: int = 8) -> list:
+    """The ``share()`` of the rows, evenly spread: ticket files are sorted by section, so their beginning is no sample."""
+    count = scaled(len(rows), least)
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def weights_gb(model: str, dtype: str, quantized: bool) -> float | None:
@@ -223,6 +246,15 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _hush() -> None:
+    """Silence what a learner can do nothing about: deprecations inside transformers, and bitsandbytes asking for an optional kernel."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def start(seed: int = 0) -> Profile:
     """Call once, first, in every lesson: seed, go offline where nothing is fetched, and say what runs.
 
@@ -231,6 +263,7 @@ def start(seed: int = 0) -> Profile:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    _hush()
     idle = use_first_gpu()
     machine = detect()
     machine = replace(machine, note=idle or machine.note)
@@ -242,7 +275,7 @@ def start(seed: int = 0) -> Profile:
     set_seed(seed)
     found = versions()
     used = " ".join(f"{name} {found[name]}" for name in TESTED)
-    dry = " | dry run: a tenth of the work" if fast() else ""
+    dry = f" | dry run: {share():.0%} of the work" if fast() else ""
     print(f"profile {profile.name} | {profile.model} in {profile.dtype} | {used}{dry}")
     if profile.device == "cuda":
         print(

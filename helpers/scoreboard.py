@@ -61,7 +61,7 @@ def make_row(
         "seed": seed,
         "versions": runtime.versions(),
         "machine": str(runtime.detect()),
-        "dry_run": runtime.fast(),
+        "share": runtime.share(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -100,7 +100,7 @@ def read() -> list[dict]:
         except (ValueError, KeyError, TypeError):
             skipped += bool(line.strip())
             continue
-        if row.get("data_sha256") != current or row.get("dry_run") != runtime.fast():
+        if row.get("data_sha256") != current or row.get("share", 1.0) != runtime.share():
             stale += 1
             continue
         latest[key] = row

@@ -364,9 +364,10 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
     record = {
         "model": profile.model,
         "data_sha256": data_sha256(),
-        "dry_run": runtime.fast(),
+        "share": runtime.share(),
         "seconds": seconds,
         "trainable_parameters": trainable,
+        "peak_memory_gb": round(runtime.peak_memory_gb(), 2),
         "versions": runtime.versions(),
         "machine": str(runtime.detect()),
         "history": trainer.state.log_history,
@@ -384,8 +385,8 @@ def find_adapter(
 ) -> tuple[Path | None, str]:
     """The newest adapter of a name trained here for this profile's model and these data, else the ready-made one, and which it is.
 
-    One from a dry run (``WORKSHOP_FAST``) serves dry runs only. Returns (None, "none") where neither exists (ready-made ones are for the embedded model only); ``trained=False`` looks
-    at the ready-made one alone.
+    One from a dry run (``runtime.share``) serves dry runs of the same share only. Returns (None, "none") where neither exists (ready-made ones are
+    for the embedded model only); ``trained=False`` looks at the ready-made one alone.
     """
     found = sorted(
         (runtime.runs_dir() / "adapters").glob(f"{name}-" + "[0-9a-f]" * 12), key=os.path.getmtime
@@ -393,7 +394,7 @@ def find_adapter(
     for folder in reversed(found if trained else []):
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         same = record.get("model") == profile.model and record.get("data_sha256") == data_sha256()
-        if same and record.get("dry_run", False) == runtime.fast():
+        if same and record.get("share", 1.0) == runtime.share():
             return folder, "trained here"
     ready = runtime.project_root() / "data" / "adapters" / name
     if profile.model == runtime.EMBEDDED and (ready / "adapter_config.json").exists():

@@ -114,7 +114,7 @@ def prompt_playground(
             data.LONG_PROMPT, description="System prompt:", layout=wide, rows=6
         ),
         "shots": ipywidgets.BoundedIntText(
-            0, min=0, max=len(examples), description="Examples:", layout=number
+            min(2, len(examples)), min=0, max=len(examples), description="Examples:", layout=number
         ),
         "temperature": ipywidgets.BoundedFloatText(
             0.0, min=0.0, max=2.0, step=0.1, description="Temperature:", layout=number

@@ -212,7 +212,7 @@ class LivePanel(TrainerCallback):
     def static(self) -> str:
         """The run so far, as HTML without any control."""
         parts = (self.status.value, self.figure.value, self.samples.value)
-        return f'{STYLE}<div class="bramble-html"><strong>Training</strong>{"".join(parts)}</div>'
+        return f'{STYLE}<div class="bramble-html"><p><strong>Training</strong></p>{"".join(parts)}</div>'
 
     def _repr_mimebundle_(self, **_) -> dict:
         return bundle(self.box, self.static())

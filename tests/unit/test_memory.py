@@ -118,6 +118,13 @@ def test_published_figures_are_met_within_15_percent_or_it_is_said_why_not(row):
     assert row.source.startswith("https://")
 
 
+def test_four_more_rows_cost_what_they_cost_in_a_published_pair_of_runs():
+    rows = {row.name: row for row in PUBLISHED}
+    four, eight = rows["7B LoRA"], rows["7B LoRA, batch 8"]
+    grown = eight.estimate().gb - four.estimate().gb
+    assert grown == pytest.approx(eight.gb - four.gb, rel=0.01)
+
+
 def test_published_figures_cover_each_method_and_size():
     met = {(row.shape, row.method) for row in PUBLISHED if not row.why}
     assert {method for _, method in met} == set(memory.METHODS)

@@ -294,7 +294,25 @@ def test_a_torchao_that_peft_takes_is_no_reason_to_stop(monkeypatch):
 
 
 def test_dry_run_scales_but_leaves_something(monkeypatch):
+    monkeypatch.delenv("WORKSHOP_SHARE", raising=False)
     monkeypatch.setenv("WORKSHOP_FAST", "1")
     assert (runtime.scaled(1000), runtime.scaled(20), runtime.scaled(3)) == (100, 8, 3)
     monkeypatch.setenv("WORKSHOP_FAST", "0")
-    assert runtime.scaled(1000) == 1000
+    assert runtime.scaled(1000) == 1000 and not runtime.fast()
+    monkeypatch.setenv("WORKSHOP_SHARE", "0.5")
+    assert runtime.scaled(1000) == 500 and runtime.fast()
+
+
+def test_a_thinned_split_is_spread_over_all_of_it(monkeypatch):
+    monkeypatch.setenv("WORKSHOP_SHARE", "0.5")
+    assert runtime.thinned(list(range(9)), least=1) == [0, 2, 4, 6]
+    assert runtime.thinned([1, 2, 3]) == [1, 2, 3] and runtime.thinned([]) == []
+    monkeypatch.setenv("WORKSHOP_SHARE", "1")
+    assert runtime.thinned(list(range(9))) == list(range(9))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "half", "nan"])
+def test_a_share_that_is_none_says_what_is_allowed(monkeypatch, text):
+    monkeypatch.setenv("WORKSHOP_SHARE", text)
+    with pytest.raises(ValueError, match="above 0 and up to 1"):
+        runtime.share()

@@ -173,6 +173,9 @@ def test_an_adapter_of_a_dry_run_serves_dry_runs_only(
     folder.parent.mkdir(parents=True)
     training.save_adapter(trainer, folder, PROFILE, seconds=1.0)
     assert training.find_adapter("sft", PROFILE) == (folder, "trained here")
+    monkeypatch.setenv("WORKSHOP_SHARE", "0.5")
+    assert training.find_adapter("sft", PROFILE)[1] != "trained here"
+    monkeypatch.delenv("WORKSHOP_SHARE")
     monkeypatch.setenv("WORKSHOP_FAST", "0")
     assert training.find_adapter("sft", PROFILE)[1] != "trained here"
 

@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from helpers import labs, runtime
+
+PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A place for lines that is not the project's, with a function that puts one there."""
+    monkeypatch.setattr(labs, "path", lambda: tmp_path / "labs.jsonl")
+
+    def put(**changes):
+        setting = labs.settings(**changes)
+        line = {"key": labs.key_of(setting, PROFILE), "setting": setting, "mark": changes}
+        with open(labs.path(), "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return line
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rnak": 4}, "no setting .*rnak.*rank"),
+        ({"kind": "prefix"}, "kind is 'prefix'; one of lora"),
+        ({"targets": "mlp"}, "targets is 'mlp'; one of all, attention"),
+        ({"method": "few-shot"}, "method is 'few-shot'; one of sft"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_says_what_is_allowed(changes, says):
+    with pytest.raises(ValueError, match=says):
+        labs.settings(**changes)
+
+
+def test_every_listed_run_is_a_setting_of_its_own():
+    keys = [
+        labs.key_of(labs.settings(**change), PROFILE)
+        for run in labs.RUNS.values()
+        for change in run
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_changes_with_the_data_and_the_precision(monkeypatch):
+    base = labs.key_of(labs.settings(), PROFILE)
+    assert base == labs.key_of(labs.settings(), PROFILE)
+    monkeypatch.setattr(labs.data, "data_sha256", lambda: "other")
+    assert labs.key_of(labs.settings(), PROFILE) != base
+
+
+def test_a_kept_line_is_read_and_no_other_is_taken_for_it(kept, monkeypatch):
+    line = kept(rank=4)
+    made = []
+    monkeypatch.setattr(labs, "run", lambda setting, profile: made.append(setting) or {"new": 1})
+    assert labs.result(PROFILE, rank=4) == line and not made
+    assert labs.result(PROFILE, rank=8) == {"new": 1}
+    assert [setting["rank"] for setting in made] == [8]
+
+
+def test_a_line_of_other_data_is_left_out(kept, monkeypatch):
+    kept(rank=4)
+    assert len(labs.known(PROFILE)) == 1
+    monkeypatch.setattr(labs.data, "data_sha256", lambda: "other")
+    assert labs.known(PROFILE) == {}
+
+
+@pytest.mark.parametrize("kind", labs.KINDS)
+def test_each_kind_gets_its_own_adapter_configuration(kind):
+    config = labs.lora_config(labs.settings(kind=kind, rank=4, first_layer=1), layers=3)
+    if kind == "full":
+        assert config is None
+        return
+    assert (config.r, config.lora_alpha, config.layers_to_transform) == (4, 8, [1, 2])
+    assert (config.use_dora, config.use_rslora) == (kind == "dora", kind == "rslora")
+
+
+def test_attention_alone_leaves_the_mlp_out():
+    config = labs.lora_config(labs.settings(targets="attention"), layers=30)
+    assert set(config.target_modules) == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_a_word_from_the_shell_gets_the_type_of_its_setting(kept, monkeypatch, capsys):
+    seen = {}
+    rate = {"validation": {"resolved": {"value": 0.5}}, "train_seconds": 1.0}
+    monkeypatch.setattr(labs.runtime, "start", lambda: PROFILE)
+    monkeypatch.setattr(labs, "result", lambda profile, **changes: seen.update(changes) or rate)
+    assert labs.main(["rank=4", "learning_rate=1e-3", "test=True", "kind=full"]) == 0
+    assert seen == {"rank": 4, "learning_rate": 1e-3, "test": True, "kind": "full"}
+    assert labs.main(["rank=four"]) == 2
+    assert "four" in capsys.readouterr().out
