@@ -26,11 +26,20 @@ CHROMIUM = next(
 )
 # No name leads out of this machine: what a lesson needs from outside would be seen as an error.
 FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-START_S = 60
+# A slow machine is no fault: what is waited for may take this long. Only what is seen to be wrong fails early.
+WAIT_S = 90
+ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 # Lines of the browser's console that are not about our cells, each by name.
 KNOWN = {
     "the badge's picture at the top of a lesson, on a closed network": r"colab-badge\.svg",
 }
+# "idle" once no cell waits or runs and the last has its number, "error" as soon as one shows an error.
+RAN = """error => {
+  if (document.querySelector('.jp-Notebook ' + error)) return 'error';
+  const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')]
+    .map(prompt => prompt.textContent);
+  return !prompts.some(text => text.includes('*')) && /\\d/.test(prompts.at(-1)) && 'idle';
+}"""
 # True once every cell is there: JupyterLab attaches those out of sight when it is idle, and pictures are decoded later still.
 RENDERED = """([cells, withOutput]) => {
   const book = document.querySelector('.jp-Notebook');
@@ -66,22 +75,21 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """Chromium without a window."""
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: make test-browser"
-    )
+    from playwright import sync_api as api
+
     if CHROMIUM is None:
-        pytest.skip("no chromium in PATH; on Debian: apt-get install chromium")
+        pytest.skip("no chromium in PATH (on Debian: apt-get install chromium)")
     with api.sync_playwright() as playwright:
-        api.expect.set_options(timeout=20_000)
+        api.expect.set_options(timeout=1000 * WAIT_S)
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield opened
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(browser, tmp_path_factory):
     """A JupyterLab of its own: (address, token, folder with a copy of the lessons). The user's settings and runs stay as they are."""
     home = tmp_path_factory.mktemp("lab")
@@ -125,14 +133,14 @@ def server(browser, tmp_path_factory):
     with open(log, "w") as said:
         lab = subprocess.Popen(command, env=env, cwd=home, stdout=said, stderr=said)
     try:
-        until = time.monotonic() + START_S
+        until = time.monotonic() + WAIT_S
         while not answers(f"{url}/api"):
             try:
                 lab.wait(0.2)
             except subprocess.TimeoutExpired:
                 if time.monotonic() < until:
                     continue
-            pytest.fail(f"JupyterLab did not answer within {START_S} s:\n{log.read_text()[-3000:]}")
+            pytest.fail(f"JupyterLab did not answer within {WAIT_S} s:\n{log.read_text()[-3000:]}")
         yield url, token, folder
     finally:
         lab.terminate()  # its kernels end with it
@@ -180,10 +188,9 @@ class Lab:
         return self.drawn(len(notebook.cells), filled, start)
 
     def drawn(self, cells: int | None = None, filled: int = 0, start: float | None = None) -> float:
-        """Seconds from ``start`` (now) until everything is drawn; waits four times as long as a lesson may take."""
+        """Seconds from ``start`` (now) until everything is drawn."""
         start = start or time.monotonic()
-        cells = cells or self.cells.count()
-        self.page.wait_for_function(RENDERED, arg=[cells, filled], timeout=20_000)
+        self.page.wait_for_function(RENDERED, arg=[cells or self.cells.count(), filled])
         return time.monotonic() - start
 
     def menu(self, *labels: str) -> None:
@@ -193,15 +200,17 @@ class Lab:
         for label in rest:
             self.page.locator(".lm-Menu-itemLabel").filter(has_text=label).last.click()
 
-    def run_all(self, wait_s: float = 60) -> None:
-        """Run > Run All Cells, and wait until no cell is waiting or running."""
+    def start_all(self) -> None:
+        """Clear what is there, then Run > Run All Cells: what is seen from now on comes from this run."""
+        self.menu("Edit", "Clear Outputs of All Cells")
+        self.prompts.filter(has_text=re.compile(r"\d")).first.wait_for(state="detached")
         self.menu("Run", "Run All Cells")
-        self.prompts.last.filter(has_text="[*]:").wait_for()
-        self.page.wait_for_function(
-            "() => ![...document.querySelectorAll('.jp-Notebook .jp-InputArea-prompt')]"
-            ".some(prompt => prompt.textContent.includes('*'))",
-            timeout=1000 * wait_s,
-        )
+
+    def run_all(self, wait_s: float = WAIT_S) -> None:
+        """Run all cells and wait until the last one has ended, or one has failed."""
+        self.start_all()
+        ended = self.page.wait_for_function(RAN, arg=ERROR, timeout=1000 * wait_s).json_value()
+        assert ended == "idle", self.book.locator(ERROR).first.inner_text()
 
     def run(self, cell) -> None:
         """Click into a cell's code, run it by Ctrl+Enter, and wait for its new number."""
@@ -217,23 +226,32 @@ class Lab:
         return self.book.locator(".bramble").filter(has_text=title)
 
     def shot(self, name: str) -> None:
-        """Keep what is on screen as ``runs/screenshots/name.png``."""
-        path = runtime.runs_dir() / "screenshots" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
+        """Keep what is on screen as ``runs/screenshots/name.png``, also where the lessons' runs go elsewhere."""
+        path = ROOT / "runs" / "screenshots" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)
 
     def end_kernels(self) -> None:
         head = {"Authorization": f"token {self.token}"}
-        for kernel in self.page.request.get(f"{self.url}/api/kernels", headers=head).json():
-            self.page.request.delete(f"{self.url}/api/kernels/{kernel['id']}", headers=head)
+        server = self.page.context.request
+        for kernel in server.get(f"{self.url}/api/kernels", headers=head).json():
+            server.delete(f"{self.url}/api/kernels/{kernel['id']}", headers=head)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that fails leaves a screenshot of where it failed."""
+    report = yield
+    if report.when == "call" and report.failed and "lab" in item.funcargs:
+        item.funcargs["lab"].shot(f"failed_{item.name}")
+    return report
 
 
 @pytest.fixture
 def lab(browser, server):
     """A fresh browser window on the test's JupyterLab; afterwards no error may stand in its console."""
     context = browser.new_context(viewport={"width": 1400, "height": 1600})
-    context.set_default_timeout(20_000)
-    context.set_default_navigation_timeout(60_000)
+    context.set_default_timeout(1000 * WAIT_S)
     opened = Lab(context.new_page(), *server)
     yield opened
     problems = list(opened.problems)
