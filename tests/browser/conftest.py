@@ -28,14 +28,15 @@ CHROMIUM = next(
 FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 # A slow machine is no fault: what is waited for may take this long. Only what is seen to be wrong fails early.
 WAIT_S = 90
-ERROR = '[data-mime-type="application/vnd.jupyter.error"]'
 # Lines of the browser's console that are not about our cells, each by name.
 KNOWN = {
     "the badge's picture at the top of a lesson, on a closed network": r"colab-badge\.svg",
 }
-# "idle" once no cell waits or runs and the last has its number, "error" as soon as one shows an error.
-RAN = """error => {
-  if (document.querySelector('.jp-Notebook ' + error)) return 'error';
+# "idle" once no cell waits or runs and the last has its number; an error's text as soon as a cell shows one.
+RAN = """() => {
+  const failed = [...document.querySelectorAll('.jp-Notebook .jp-OutputArea-output')]
+    .find(output => output.textContent.includes('Traceback (most recent call last)'));
+  if (failed) return failed.textContent;
   const prompts = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputArea-prompt')]
     .map(prompt => prompt.textContent);
   return !prompts.some(text => text.includes('*')) && /\\d/.test(prompts.at(-1)) && 'idle';
@@ -225,8 +226,8 @@ class Lab:
     def run_all(self, wait_s: float = WAIT_S) -> None:
         """Run all cells and wait until the last one has ended, or one has failed."""
         self.start_all()
-        ended = self.page.wait_for_function(RAN, arg=ERROR, timeout=1000 * wait_s).json_value()
-        assert ended == "idle", self.book.locator(ERROR).first.inner_text()
+        ended = self.page.wait_for_function(RAN, timeout=1000 * wait_s).json_value()
+        assert ended == "idle", ended
 
     def run(self, cell) -> None:
         """Click into a cell's code, run it by Ctrl+Enter, and wait for its new number."""
