@@ -53,7 +53,7 @@ test: setup ## unit tests, every lesson really trained on half of its rows, the 
 	@rm -rf runs/test && mkdir -p runs/test
 	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs tests/unit notebooks tests/browser tests/floors
 
-test-browser: setup setup-browser ## the lessons in JupyterLab, driven through the system's chromium (about X minutes)
+test-browser: setup setup-browser ## the lessons in JupyterLab, driven through the system's chromium (a few minutes)
 	@$(PY) -m pytest -rs tests/browser
 
 test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (several minutes)

@@ -27,7 +27,7 @@ CHROMIUM = next(
 # No name leads out of this machine: what a lesson needs from outside would be seen as an error.
 FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 # A slow machine is no fault: what is waited for may take this long. Only what is seen to be wrong fails early.
-WAIT_S = 90
+WAIT_S = 240
 # Lines of the browser's console that are not about our cells, each by name.
 KNOWN = {
     "the badge's picture at the top of a lesson, on a closed network": r"colab-badge\.svg",
