@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup setup-colab lab run labs test test-colab check bench clean
+.PHONY: help setup setup-colab lab run labs test test-colab setup-browser test-browser check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another Python 3.11 to 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -43,10 +43,19 @@ check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(PY) -m helpers.lessons check
 	@$(PY) -m helpers.colab check
 
+$(VENV)/.browser: requirements-browser.txt $(VENV)/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
+	@touch $@
+
+setup-browser: $(VENV)/.browser ## playwright, so that test runs the browser tests, too; chromium comes from the system
+
 SHARE ?= 0.5
-test: setup ## unit tests, every lesson really trained on half of its rows, score floors; SHARE=1 takes all of them
+test: setup ## unit tests, every lesson really trained on half of its rows, the browser, score floors; SHARE=1 takes all rows
 	@rm -rf runs/test && mkdir -p runs/test
-	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest tests/unit notebooks tests/floors
+	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs tests/unit notebooks tests/browser tests/floors
+
+test-browser: setup setup-browser ## the lessons in JupyterLab, driven through the system's chromium (a few minutes)
+	@$(PY) -m pytest -rs tests/browser
 
 test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (several minutes)
 	@$(PY) -m pytest tests/test_colab.py
