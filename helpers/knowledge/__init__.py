@@ -43,6 +43,18 @@ def result(profile: runtime.Profile, experiment: str, **changes) -> dict:
     return labs.keep(setting, profile, EXPERIMENTS[experiment].run)
 
 
+def twins(profile: runtime.Profile, experiment: str, **changes) -> list[dict]:
+    """The line of a run, and behind it the kept lines that differ in nothing but the seed."""
+    first = result(profile, experiment, **changes)
+    same = [
+        line
+        for line in labs.known(profile).values()
+        if line["setting"] | {"seed": 0} == first["setting"] | {"seed": 0}
+        and line["key"] != first["key"]
+    ]
+    return [first, *sorted(same, key=lambda line: line["setting"]["seed"])]
+
+
 def missing(profile: runtime.Profile) -> list[list[str]]:
     """The words that make each run of ``RUNS`` that is not kept yet: ``["facts", "wordings=4"]``."""
     kept = labs.known(profile)

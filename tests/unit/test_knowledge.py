@@ -319,6 +319,15 @@ def test_fifty_tickets_from_all_over_validation_are_answered():
     assert len(asked) == 50 == len({row["id"] for row in asked})
 
 
+def test_twins_differ_in_the_seed_alone(kept):
+    settings = [
+        knowledge.settings("facts", wordings=n, seed=s) for n, s in ((4, 0), (1, 1), (4, 2))
+    ]
+    lines = [{"key": labs.key_of(one, PROFILE), "setting": one} for one in settings]
+    kept.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert knowledge.twins(PROFILE, "facts", wordings=4) == [lines[0], lines[2]]
+
+
 # --- training and forgetting, on a tiny model ---
 
 

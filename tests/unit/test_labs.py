@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -45,9 +46,16 @@ def test_every_listed_run_is_a_setting_of_its_own():
     assert len(set(keys)) == len(keys)
 
 
-def test_the_key_changes_with_the_data_and_the_precision(monkeypatch):
+def test_a_machine_without_bf16_reads_the_embedded_models_lines():
+    half = replace(PROFILE, dtype="bfloat16")
+    assert labs.key_of(labs.settings(), half) == labs.key_of(labs.settings(), PROFILE)
+
+
+def test_the_key_changes_with_the_data_and_another_models_precision(monkeypatch):
     base = labs.key_of(labs.settings(), PROFILE)
-    assert base == labs.key_of(labs.settings(), PROFILE)
+    other = replace(PROFILE, model="some/model")
+    keys = {labs.key_of(labs.settings(), replace(other, dtype=d)) for d in ("float16", "bfloat16")}
+    assert len(keys | {base}) == 3
     monkeypatch.setattr(labs.data, "data_sha256", lambda: "other")
     assert labs.key_of(labs.settings(), PROFILE) != base
 
