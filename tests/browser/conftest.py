@@ -41,19 +41,22 @@ RAN = """() => {
     .map(prompt => prompt.textContent);
   return !prompts.some(text => text.includes('*')) && /\\d/.test(prompts.at(-1)) && 'idle';
 }"""
-# True once every cell is there: JupyterLab attaches those out of sight when it is idle, and pictures are decoded later still.
-RENDERED = """([cells, withOutput]) => {
+# What is not drawn yet: JupyterLab attaches cells that are out of sight when it is idle, and pictures are decoded later still.
+UNDRAWN = """([cells, withOutput]) => {
   const book = document.querySelector('.jp-Notebook');
-  if (!book) return false;
-  const filled = (cell, part) => cell.querySelector(part)?.childElementCount > 0;
-  const all = (selector, test) => [...book.querySelectorAll(selector)].every(test);
-  return book.querySelectorAll('.jp-Cell').length === cells
-    && [...book.querySelectorAll('.jp-CodeCell')]
-      .filter(cell => filled(cell, '.jp-OutputArea-output')).length >= withOutput
-    && all('.jp-Cell', cell => cell.querySelector('.jp-InputArea'))
-    && all('.jp-MarkdownCell', cell => filled(cell, '.jp-MarkdownOutput'))
-    && all('img', image => image.complete)
-    && !book.textContent.includes('Loading widget');
+  if (!book) return ['the notebook'];
+  const all = selector => [...book.querySelectorAll(selector)];
+  const empty = (cell, part) => !cell.querySelector(part)?.childElementCount;
+  const said = cell => cell.textContent.slice(0, 80) || 'a cell without text';
+  return [
+    ...all('.jp-Cell').length === cells ? [] : [`${all('.jp-Cell').length} of ${cells} cells are there`],
+    ...all('.jp-Cell').filter(cell => !cell.querySelector('.jp-InputArea')).map(said),
+    ...all('.jp-MarkdownCell').filter(cell => empty(cell, '.jp-MarkdownOutput')).map(said),
+    ...all('.jp-CodeCell').filter(cell => !empty(cell, '.jp-OutputArea-output')).length < withOutput
+      ? ['outputs'] : [],
+    ...all('img').filter(image => !image.complete).map(image => image.src.slice(0, 80)),
+    ...book.textContent.includes('Loading widget') ? ['a widget'] : [],
+  ];
 }"""
 
 
@@ -190,10 +193,17 @@ class Lab:
         item.wait_for()
         start, before = time.monotonic(), self.work()
         item.dblclick()
-        self.page.wait_for_function(RENDERED, arg=[len(notebook.cells), filled])
+        self._draw(len(notebook.cells), filled)
         worked = self.work() - before
         print(f"{name}: drawn in {time.monotonic() - start:.1f} s, {worked:.1f} s of them work")
         return worked
+
+    def _draw(self, cells: int, filled: int = 0) -> None:
+        """Wait until everything is drawn: so many cells, at least so many of them with outputs."""
+        try:
+            self.page.wait_for_function(f"args => !({UNDRAWN})(args).length", arg=[cells, filled])
+        except Exception as late:
+            pytest.fail(f"not drawn: {self.page.evaluate(UNDRAWN, [cells, filled])} ({late})")
 
     def work(self) -> float:
         """Seconds of processor time that the page's main thread has spent."""
@@ -206,7 +216,7 @@ class Lab:
     def drawn(self) -> float:
         """Seconds from now until everything is drawn."""
         start = time.monotonic()
-        self.page.wait_for_function(RENDERED, arg=[self.cells.count(), 0])
+        self._draw(self.cells.count())
         print(f"drawn {time.monotonic() - start:.1f} s after the run")
         return time.monotonic() - start
 
