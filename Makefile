@@ -47,12 +47,12 @@ $(VENV)/.browser: requirements-browser.txt $(VENV)/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
 	@touch $@
 
-setup-browser: $(VENV)/.browser ## playwright, so that test runs the browser tests, too; chromium comes from the system
+setup-browser: $(VENV)/.browser ## playwright, for test-browser; chromium comes from the system
 
 SHARE ?= 0.5
-test: setup ## unit tests, every lesson really trained on half of its rows, the browser, score floors; SHARE=1 takes all rows
+test: setup ## unit tests, every lesson really trained on half of its rows, score floors; SHARE=1 takes all rows
 	@rm -rf runs/test && mkdir -p runs/test
-	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs tests/unit notebooks tests/browser tests/floors
+	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs tests/unit notebooks tests/floors
 
 test-browser: setup setup-browser ## the lessons in JupyterLab, driven through the system's chromium (a few minutes)
 	@$(PY) -m pytest -rs tests/browser
