@@ -15,7 +15,7 @@ FLOORS = [
     ("few-shot-constrained", "format", 0.96, 0.94),
     ("rag-few-shot", "policy", 0.50, 0.45),
     ("sft", "format", 0.95, 0.90),
-    ("sft", "triage", 0.33, 0.20),
+    ("sft", "triage", 0.33, 0.10),
     ("sft-rag", "format", 0.97, 0.94),
     ("sft-rag", "policy", 0.88, 0.82),
     ("sft-rag", "facts", 0.73, 0.62),
