@@ -47,14 +47,15 @@ $(VENV)/.browser: requirements-browser.txt $(VENV)/.installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
 	@touch $@
 
-setup-browser: $(VENV)/.browser ## playwright, for test-browser; chromium comes from the system
+setup-browser: $(VENV)/.browser ## playwright, for the browser tests; chromium comes from the system
 
 SHARE ?= 0.5
-test: setup ## unit tests, every lesson really trained on half of its rows, score floors; SHARE=1 takes all rows
+test: setup ## unit tests, every lesson really trained on half of its rows, the browser, score floors; SHARE=1 takes all rows
+	@$(MAKE) -s setup-browser || echo "without playwright the browser tests are skipped"
 	@rm -rf runs/test && mkdir -p runs/test
-	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs tests/unit notebooks tests/floors
+	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs tests/unit notebooks tests/browser tests/floors
 
-test-browser: setup setup-browser ## the lessons in JupyterLab, driven through the system's chromium (a few minutes)
+test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (a few minutes)
 	@$(PY) -m pytest -rs tests/browser
 
 test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (several minutes)

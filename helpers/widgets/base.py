@@ -25,7 +25,8 @@ STYLE = """<style>
 .bramble .widget-label, .bramble .widget-html, .bramble .widget-html-content {
   color: var(--jp-content-font-color1, inherit); }
 .bramble button:focus-visible, .bramble input:focus-visible, .bramble select:focus-visible,
-.bramble textarea:focus-visible, .bramble summary:focus-visible {
+.bramble textarea:focus-visible, .bramble summary:focus-visible,
+.bramble [role=slider]:focus-visible, .bramble [contenteditable]:focus-visible {
   outline: 3px solid var(--jp-content-font-color1, currentColor) !important; outline-offset: 2px; }
 </style>"""
 

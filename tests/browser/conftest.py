@@ -28,6 +28,8 @@ CHROMIUM = next(
 FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 # A slow machine is no fault: what is waited for may take this long. Only what is seen to be wrong fails early.
 WAIT_S = 240
+# A test does not begin after this: where every wait runs out, the rest would only say the same, an hour long.
+BUDGET_S = 900
 # Lines of the browser's console that are not about our cells, each by name.
 KNOWN = {
     "the badge's picture at the top of a lesson, on a closed network": r"colab-badge\.svg",
@@ -95,7 +97,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def server(browser, tmp_path_factory):
-    """A JupyterLab of its own: (address, token, folder with a copy of the lessons). The user's settings and runs stay as they are."""
+    """A JupyterLab of its own: (address, token, folder with a copy of the lessons, when to stop). The user's settings and runs stay as they are."""
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
@@ -145,7 +147,7 @@ def server(browser, tmp_path_factory):
                 if time.monotonic() < until:
                     continue
             pytest.fail(f"JupyterLab did not answer within {WAIT_S} s:\n{log.read_text()[-3000:]}")
-        yield url, token, folder
+        yield url, token, folder, time.monotonic() + BUDGET_S
     finally:
         lab.terminate()  # its kernels end with it
         try:
@@ -277,9 +279,12 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture
 def lab(browser, server):
     """A fresh browser window on the test's JupyterLab; afterwards no error may stand in its console."""
+    *where, until = server
+    if time.monotonic() > until:
+        pytest.fail(f"not begun: the tests before took over {BUDGET_S} s, so something hangs")
     context = browser.new_context(viewport={"width": 1400, "height": 1600})
     context.set_default_timeout(1000 * WAIT_S)
-    opened = Lab(context.new_page(), *server)
+    opened = Lab(context.new_page(), *where)
     yield opened
     problems = list(opened.problems)
     opened.end_kernels()
