@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from helpers import (
 )
 
 WARM_UP = 4
+SEEDS, STEPS = (0, 1, 2), 15  # of the loss curves
 PARTS = ("layers forward", "head and loss", "backward", "optimiser")
 
 
@@ -72,19 +74,51 @@ def needed_flops(config, first: int, rank: int, tokens: int, graded: int, length
     )
 
 
-def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: int, batch: int):
-    """Seconds of each part of a step for 1,000 tokens, after the warm-up; the share of tokens that is graded, the mean row length,
-    and the lowest layer with an adapter.
+def built(
+    kind: str, rows: list[dict], profile: runtime.Profile, folder: str, callbacks=(), **arguments
+):
+    """A trainer on ``rows`` and the lowest layer with an adapter; ``arguments`` are ``SFTConfig``'s.
 
     ``kind``: "stock-fp32" and "stock-bf16" are ``SFTTrainer`` with its defaults (gradient checkpointing on), the second with bf16
-    weights; "lean" is the trainer of lesson 04 with the same adapters, "lesson" the same with adapters in the upper two thirds of the
-    layers only, as there. All see the same rows.
+    weights; "lean" is the trainer of lesson 04 with the same adapters, "lean-fp32" the same in float32, as on a CPU without bf16
+    arithmetic, and "lesson" has adapters in the upper two thirds of the layers only, as there.
     """
-    import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
+
+    lean = not kind.startswith("stock")
+    profile = replace(profile, dtype="float32") if kind.endswith("fp32") else profile
+    model = models.load_model(profile)
+    first = round(model.config.num_hidden_layers / 3) if kind == "lesson" else 0
+    stock = {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
+    chosen = {"learning_rate": 2e-3 if lean else 2e-4, "save_strategy": "no", "disable_tqdm": True}
+    chosen |= (training.hardware_arguments(profile) if lean else stock) | arguments
+    trainer = (training.LeanSFTTrainer if lean else SFTTrainer)(
+        model=model,
+        args=SFTConfig(output_dir=folder, **chosen),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=models.load_tokenizer(profile),
+        peft_config=LoraConfig(
+            r=16,
+            lora_alpha=32,
+            target_modules=labs.ALL,
+            layers_to_transform=list(range(first, model.config.num_hidden_layers)),
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=list(callbacks),
+    )
+    if lean:
+        training.make_lean(trainer, profile, compiled=True)
+    return trainer, first
+
+
+def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: int, batch: int):
+    """Seconds of each part of a step for 1,000 tokens, after the warm-up; the share of tokens that is graded, the mean row length,
+    and the lowest layer with an adapter. All kinds of ``built`` see the same rows.
+    """
+    import torch
+    from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
         """Seconds of each step, and of the parts of it that ``part`` wraps."""
@@ -120,52 +154,37 @@ def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: in
             setattr(owner, method, timed)
 
     runtime.set_seed(0)
-    clock, lean = Clock(), kind in ("lean", "lesson")
-    model = models.load_model(profile)
-    if kind == "stock-fp32":
-        model = model.float()
-    first = round(model.config.num_hidden_layers / 3) if kind == "lesson" else 0
-    layers = list(range(first, model.config.num_hidden_layers))
+    clock = Clock()
+    sizes = {"per_device_train_batch_size": batch, "max_steps": steps, "logging_steps": 1000}
     with tempfile.TemporaryDirectory() as folder:
-        stock = {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
-        trainer = (training.LeanSFTTrainer if lean else SFTTrainer)(
-            model=model,
-            args=SFTConfig(
-                output_dir=folder,
-                per_device_train_batch_size=batch,
-                max_steps=steps,
-                learning_rate=2e-3 if lean else 2e-4,
-                save_strategy="no",
-                logging_steps=1000,
-                disable_tqdm=True,
-                **(training.hardware_arguments(profile) if lean else stock),
-            ),
-            train_dataset=Dataset.from_list(rows[: steps * batch]),
-            processing_class=models.load_tokenizer(profile),
-            peft_config=LoraConfig(
-                r=16,
-                lora_alpha=32,
-                target_modules=labs.ALL,
-                layers_to_transform=layers,
-                task_type="CAUSAL_LM",
-            ),
-            callbacks=[clock],
-        )
-        if lean:
-            training.make_lean(trainer, profile, compiled=True)
+        trainer, first = built(kind, rows[: steps * batch], profile, folder, [clock], **sizes)
         lengths = [len(row["input_ids"]) for row in trainer.train_dataset]
         graded = [sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset]
         clock.part(trainer.model.get_base_model().model, "forward", "layers forward")
         clock.part(trainer, "compute_loss", "head and loss")
         clock.part(trainer.accelerator, "backward", "backward")
         trainer.train()
-    warm = min(WARM_UP, steps // 3) if not lean else min(3 * WARM_UP, steps // 3)
+    warm = min(WARM_UP if kind.startswith("stock") else 3 * WARM_UP, steps // 3)
     share = (steps - warm) / steps
     kept, tokens = clock.steps[warm:], sum(lengths) * share
     parts = {name: 1000 * sum(step[name] for step in kept) / tokens for name in kept[0]}
-    del trainer, model
+    del trainer
     torch._dynamo.reset()
     return parts, sum(graded) / sum(lengths), float(np.mean(lengths)), first
+
+
+def loss_curve(kind: str, rows: list[dict], profile: runtime.Profile, seed: int, steps: int):
+    """The training loss of each of the first steps, all kinds at the same rate on the same batches of four rows."""
+    import torch
+
+    runtime.set_seed(seed)
+    same = training.hardware_arguments(profile) | {"learning_rate": 2e-3, "seed": seed}
+    same |= {"per_device_train_batch_size": 4, "max_steps": steps, "logging_steps": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, _ = built(kind, rows[: 4 * steps], profile, folder, warmup_steps=0.2, **same)
+        trainer.train()
+    torch._dynamo.reset()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def naive(model, tokenizer, asked: list[list[dict]]) -> list[str]:
@@ -246,7 +265,8 @@ def main() -> None:
     parts, counted = {}, {}
     plan = {"stock-fp32": (3, 8), "stock-bf16": (5, 8), "lean": (24, 8)}
     if not quick:
-        plan = {"stock-fp32": (10, 8), "stock-bf16": (16, 8), "lean": (80, 8), "lesson": (80, 8)}
+        plan = {"stock-fp32": (6, 8), "stock-bf16": (10, 8), "lean": (48, 8)}
+        plan |= {"lean-fp32": (24, 8), "lesson": (48, 8)}
     for kind, (steps, batch) in plan.items():
         print(f"training, {kind}: {steps} steps of {batch} rows", flush=True)
         parts[kind], *counted[kind] = train_parts(kind, rows, profile, steps, batch)
@@ -263,9 +283,20 @@ def main() -> None:
         "train_gflops": needed / 1e9,
         "train_fraction_of_peak": needed / peak,
     }
+    if "lean-fp32" in speeds:
+        result["train_vs_stock_without_bf16"] = speeds["lean-fp32"] / speeds["stock-fp32"]
+    if not quick:
+        curves = {}
+        for kind in ("stock-bf16", "lean"):
+            print(f"loss curves, {kind}", flush=True)
+            curves[kind] = [loss_curve(kind, rows, profile, seed, STEPS) for seed in SEEDS]
+        gap = np.abs(np.subtract(curves["lean"], curves["stock-bf16"])).mean()
+        spread = np.std(curves["stock-bf16"], axis=0, ddof=1).mean()
+        result |= {"loss_curves": curves, "loss_curve_gap": float(gap)}
+        result["loss_curve_spread_of_seeds"] = float(spread)
     for name, key in (("sft-rag", "short"), ("few-shot", "fewshot")):
         print(f"generation, {name}", flush=True)
-        found = generation_speed(name, profile, 3 if quick else 12, 48 if quick else 246)
+        found = generation_speed(name, profile, 3 if quick else 6, 48 if quick else 246)
         result |= {f"eval_vs_naive_{key}": found["ratio"], f"eval_{key}": found}
     print("retrieval", flush=True)
     sizes = (100, 1_000, 10_000, 100_000) if quick else (100, 1_000, 10_000, 100_000, 1_000_000)
