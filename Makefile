@@ -53,9 +53,9 @@ SHARE ?= 0.5
 test: setup ## unit tests, every lesson really trained on half of its rows, the browser, score floors; SHARE=1 takes all rows
 	@$(MAKE) -s setup-browser || echo "without playwright the browser tests are skipped"
 	@rm -rf runs/test && mkdir -p runs/test
-	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs tests/unit notebooks tests/browser tests/floors
+	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs -m "not every_lesson" tests/unit notebooks tests/browser tests/floors
 
-test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (a few minutes)
+test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (about 15 minutes)
 	@$(PY) -m pytest -rs tests/browser
 
 test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (several minutes)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from helpers.retrieval import encode
+from helpers.retrieval import encode_one
 
 
 def padded(vectors: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
@@ -69,7 +69,7 @@ def scale_curve(
     queries, embedding = [], []
     for ticket in tickets:
         started = time.perf_counter()
-        queries.append(encode([ticket])[0])
+        queries.append(encode_one(ticket))
         embedding.append(1000 * (time.perf_counter() - started))
     lines = []
     for size in sizes:

@@ -52,6 +52,7 @@ RUNS = {
     "seed": [{"seed": seed} for seed in (1, 2)],
     "recipe": [{"first_layer": 0}, {"batch": 8}],
     "rows": [{"rows": rows} for rows in (25, 100, 1_600)],
+    "half": [{"test": True, "rows": 1_600, "seed": seed} for seed in (1, 2)],
     # lesson 04's two adapters as the scoreboard has them, trained with other seeds (lesson 05, section 5.2)
     "whole": [
         {"test": True, "rows": 3_276, "seed": seed, **change}

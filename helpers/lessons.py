@@ -82,6 +82,16 @@ def fill_readme(minutes: dict[str, str], board: str) -> None:
     os.replace(part, path)
 
 
+def told_seeds(table) -> str:
+    """A sentence for each method of ``scoreboard.seeds`` that was trained with more than one seed."""
+    return "\n".join(
+        f"`{name}` with {row['seeds']:.0f} training seeds: resolved {row['mean']:.1f} % on average, from "
+        f"{row['least']:.1f} to {row['most']:.1f} (lesson 05, section 5.2)."
+        for name, row in table.iterrows()
+        if row["seeds"] > 1
+    ).replace(".\n", ". ")
+
+
 def markdown(table) -> str:
     """A DataFrame as a Markdown table, without another dependency."""
     head = [table.index.name or "", *table.columns]
@@ -267,7 +277,12 @@ def main(arguments: list[str]) -> int:
                 "facts %",
             ]
             columns += ["prompt tokens", "p50 s", "train s", "artefact MB"]
-            fill_readme({name: spoken(s) for name, s in seconds.items()}, markdown(table[columns]))
+            from helpers import labs
+
+            profile = runtime.choose_profile(runtime.detect())
+            seeds = scoreboard.seeds(scoreboard.read() + labs.other_seeds(profile))
+            board = f"{markdown(table[columns])}\n\n{told_seeds(seeds)}".rstrip()
+            fill_readme({name: spoken(s) for name, s in seconds.items()}, board)
         return 0
     print("usage: python -m helpers.lessons run [NN ...] | check")
     return 2

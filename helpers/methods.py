@@ -198,8 +198,8 @@ def put_on_scoreboard(
             method,
             scores,
             profile,
-            prompt_tokens=round(float(np.mean([reply.prompt_tokens for reply in replies])), 1),
-            new_tokens=round(float(np.mean([reply.new_tokens for reply in replies])), 1),
+            prompt_tokens=round(float(np.mean([r.prompt_tokens for r in replies])), 1) or None,
+            new_tokens=round(float(np.mean([r.new_tokens for r in replies])), 1) or None,
             peak_memory_gb=round(peak, 2),
             **more,
         )

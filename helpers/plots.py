@@ -72,7 +72,11 @@ def rates(values: dict[str, dict[str, float]], ax=None, xlabel: str = "share of 
         ax.plot([low, high], [i, i], color=f"C{i % 10}", lw=2.5, alpha=0.6)
         ax.plot(value, i, MARKERS[i % len(MARKERS)], color=f"C{i % 10}", ms=8)
         ax.annotate(
-            f"{value:.0f} %", (high, i), xytext=(6, 0), textcoords="offset points", va="center"
+            f"{value:.{int(99 < value < 100)}f} %",
+            (high, i),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
         )
     ax.set_yticks(range(len(values)), list(values))
     ax.invert_yaxis()
@@ -114,7 +118,7 @@ def lines(
     if len(series) > 1:
         ax.legend(frameon=False)
     x, _ = next(iter(series.values()))
-    ends = ", ".join(f"{name} {y[0]:.3g} to {y[-1]:.3g}" for name, (_, y) in series.items())
+    ends = ", ".join(f"{name} {y[0]:,.4g} to {y[-1]:,.4g}" for name, (_, y) in series.items())
     print(f"{ylabel}, from {xlabel} {x[0]} to {x[-1]}: {ends}.")
     return ax
 
@@ -187,7 +191,7 @@ def histogram(groups: dict[str, list[float]], xlabel: str, ax=None, bins: int = 
     ax.legend(frameon=False)
     print(
         "; ".join(
-            f"{n}: median {np.median(v):.0f}, longest {max(v):.0f}" for n, v in groups.items()
+            f"{n}: median {np.median(v):.0f}, highest {max(v):.0f}" for n, v in groups.items()
         )
         + "."
     )

@@ -45,6 +45,29 @@ def encode(texts: list[str]) -> np.ndarray:
     )
 
 
+@lru_cache(maxsize=1)
+def _query_model():
+    """The encoder's transformer alone, in bf16 where the CPU has it."""
+    from copy import deepcopy
+
+    model = deepcopy(encoder()[0].auto_model).eval()
+    return model.bfloat16() if runtime.detect().fast_bf16 else model
+
+
+def encode_one(text: str) -> np.ndarray:
+    """Unit vector (384,) of one text as a server would compute it: no batch machinery, 16 bits where the CPU has them.
+
+    Its cosine with ``encode``'s vector is above 0.999 (unit test).
+    """
+    import torch
+
+    limit = encoder().max_seq_length
+    inputs = encoder().tokenizer([text], truncation=True, max_length=limit, return_tensors="pt")
+    with torch.inference_mode():
+        vector = _query_model()(**inputs).last_hidden_state[0].float().mean(0)
+    return (vector / vector.norm()).numpy()
+
+
 def _fit(features, owner, C: float):
     from sklearn.linear_model import LogisticRegression
 

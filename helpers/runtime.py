@@ -168,7 +168,7 @@ def choose_profile(machine: Machine, env: dict[str, str] | None = None) -> Profi
         precise = (
             "the CPU multiplies bf16" if machine.fast_bf16 else "the CPU has no bf16 arithmetic"
         )
-        reason = precise if reason == "no GPU" else reason
+        reason = f"no GPU; {precise}" if reason == "no GPU" else reason
     elif name == "t4":
         model, dtype, quantized = SMALL_GPU, "float16", True
         why["model"] = f"{total}; the smaller of the two GPU models"

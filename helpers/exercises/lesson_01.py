@@ -40,7 +40,7 @@ def form_fault(text: str) -> str | None:
     for key, known in (("intent", data.INTENTS), ("priority", data.PRIORITIES)):
         if reply[key] not in known:
             return f"a label of {key} that the house does not know"
-    return "a product, a section or a length that the house does not know"
+    return "an unknown product or section, or a reply without words or with more than 30"
 
 
 def _conversation(messages, row: dict, rows: list[dict]) -> list[dict]:
@@ -89,7 +89,7 @@ def grade_prompt(mine, generate) -> str:
 STATEMENTS = {
     "parses": "every reply is one JSON object with the five keys",
     "section exists": "the policy is the code of a section that exists, or none",
-    "signed": "every reply ends with the sign-off",
+    "signed": 'every reply ends with the words "- Bramble desk" (the blank before them aside)',
     "labels agree": "intent and policy belong to the same chapter",
     "figure is true": "a figure in the reply stands in the section that it cites",
     "passes on": "a ticket that the handbook does not cover is passed on to a colleague",

@@ -17,7 +17,9 @@ CAUSES = (
 )
 # What a cause would show, whatever else is wrong.
 _SIGNS = {
-    CAUSES[0]: "the graded text would be the reply and would lack <|im_end|>",
+    CAUSES[
+        0
+    ]: "the graded text would lack <|im_end|>, and all before the reply would be as in the healthy run",
     CAUSES[1]: "the graded text would be the ticket, and the reply would carry no loss",
     CAUSES[2]: "the loss would jump up in the first steps and not come back",
     CAUSES[3]: "the text before the reply would not open with <|im_start|>, as it does when we ask",

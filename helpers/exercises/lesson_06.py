@@ -135,7 +135,8 @@ EXERCISES = (
         "Full fine-tuning holds weights, gradients, two averages and AdamW's scratch space, each as "
         "large as the model or larger: no batch is small enough. In QLoRA the weights are the smaller "
         "part, and the activations of four long rows are the larger: checkpointing drops them. Rank, "
-        "optimiser and adapter precision change what is small already.",
+        "optimiser change what is small already; 16-bit adapters save some GB, not enough. Fewer adapted "
+        "layers would fit, too.",
     ),
     Exercise(
         "E6.2",

@@ -1,6 +1,6 @@
 """What does a tuned model do with a wrong section in its prompt, and does training on the retriever's mistakes change it?
 
-Introduced in lesson 07, section 7.5. Training with distractors in the context: Zhang et al. 2024 (RAFT).
+Introduced in lesson 07, section 7.4. Training with distractors in the context: Zhang et al. 2024 (RAFT).
 """
 
 from __future__ import annotations

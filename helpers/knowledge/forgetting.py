@@ -1,6 +1,6 @@
 """What is forgotten while the house reply is learned, when, by LoRA and by full fine-tuning, and does replay keep it?
 
-Introduced in lesson 07, section 7.7. Replay of the model's own answers to general prompts is a form of rehearsal (Robins 1995).
+Introduced in lesson 07, section 7.6. Replay of the model's own answers to general prompts is a form of rehearsal (Robins 1995).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many examples does another voice need? A weary old pirate at the desk, trained on 10 to 300 replies, or asked for in the prompt.
 
-Introduced in lesson 07, section 7.6. ``probes.in_voice`` says when the voice holds.
+Introduced in lesson 07, section 7.5. ``probes.in_voice`` says when the voice holds.
 """
 
 from __future__ import annotations

@@ -277,10 +277,10 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture
-def lab(browser, server):
+def lab(request, browser, server):
     """A fresh browser window on the test's JupyterLab; afterwards no error may stand in its console."""
     *where, until = server
-    if time.monotonic() > until:
+    if time.monotonic() > until and "every_lesson" not in request.keywords:
         pytest.fail(f"not begun: the tests before took over {BUDGET_S} s, so something hangs")
     context = browser.new_context(viewport={"width": 1400, "height": 1600})
     context.set_default_timeout(1000 * WAIT_S)

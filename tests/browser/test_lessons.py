@@ -165,6 +165,20 @@ def test_lesson_03_runs_and_its_viewer_shows_another_row(lab):
     lab.shot("03_run_viewer")
 
 
+@pytest.mark.every_lesson
+@pytest.mark.parametrize(
+    "path", [p for p in LESSONS if p.name[:2] not in ("00", "03")], ids=lambda path: path.stem
+)
+def test_a_lesson_runs_from_top_to_bottom_and_is_drawn(lab, path):
+    lab.open(path.name)
+    lab.run_all(wait_s=900)
+    assert lab.drawn() <= DRAWN_S
+    no_error_on_screen(lab)
+    expect(lab.book.locator(".bramble")).not_to_have_count(0)
+    lab.book.locator(".bramble").first.evaluate("panel => panel.scrollIntoView()")
+    lab.shot(f"{path.name[:2]}_run")
+
+
 START = """\
 import sys
 from pathlib import Path
@@ -410,6 +424,7 @@ def test_a_slider_follows_the_hand_and_the_decision_sheet_its_answers(lab):
     expect(read).not_to_contain_text("ruled out")
     sheet.get_by_label("Do the answers stand in documents of yours?").select_option("no")
     expect(read).to_contain_text("ruled out")
+    sheet.evaluate("panel => panel.scrollIntoView()")
     lab.shot("07_run_sheet")
     no_error_on_screen(lab)
 

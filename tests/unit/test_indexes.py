@@ -38,7 +38,7 @@ def test_an_inverted_file_that_looks_into_every_cell_is_exact(pages):
 
 
 def test_the_curve_has_a_line_for_each_size(pages, monkeypatch):
-    monkeypatch.setattr(indexes, "encode", lambda texts: pages[[len(texts[0])]])
+    monkeypatch.setattr(indexes, "encode_one", lambda text: pages[len(text)])
     curve = indexes.scale_curve(pages, ["a", "bb", "ccc"], sizes=(50, 400), k=5)
     assert [line["sections"] for line in curve] == [50, 400]
     for line in curve:

@@ -25,6 +25,13 @@ def test_recall_and_mrr_by_hand():
     assert retrieval.mrr(gold) == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
 
 
+def test_one_ticket_is_encoded_alone_as_it_is_in_a_batch(inside):
+    texts = [row["ticket"] for row in inside[:5]]
+    alone = np.stack([retrieval.encode_one(text) for text in texts])
+    assert (alone * retrieval.encode(texts)).sum(1).min() > 0.999
+    assert np.allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-5)
+
+
 def test_fusion_is_the_sum_of_reciprocal_ranks():
     class Fixed:
         sections = ()

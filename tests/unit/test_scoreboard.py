@@ -137,3 +137,19 @@ def test_seeds_of_two_methods_are_kept_apart():
 
 def test_the_table_names_the_seed_of_each_row():
     assert list(scoreboard.table(seeded(70, 72))["seed"]) == [0, 1]
+
+
+def test_the_readme_tells_seeds_only_where_there_are_several():
+    import pandas as pd
+
+    from helpers import lessons
+
+    line = {"mean": 79.24, "least": 76.2, "most": 82.8}
+    table = pd.DataFrame(
+        [line | {"seeds": 3}, line | {"seeds": 1}],
+        index=["sft-rag", "sft"],
+        columns=[*line, "seeds"],
+    )
+    said = lessons.told_seeds(table)
+    assert "`sft-rag` with 3 training seeds: resolved 79.2 % on average, from 76.2 to 82.8" in said
+    assert "`sft` " not in said and lessons.told_seeds(table[:0]) == ""
