@@ -500,7 +500,7 @@ def test_the_prompt_is_graded_by_the_form_of_eight_replies(capsys):
         (GOOD.replace(" - Bramble desk", ""), "sign-off"),
         (GOOD.replace('"normal"', '"asap"'), "label of priority"),
         (GOOD.replace('"returns"', '"return"'), "label of intent"),
-        (GOOD.replace('"RET-1"', '"RET-99"'), "a section or a length"),
+        (GOOD.replace('"RET-1"', '"RET-99"'), "unknown product or section"),
     ],
 )
 def test_a_reply_that_breaks_the_form_is_told_why(text, fault):
