@@ -84,12 +84,12 @@ def fill_readme(minutes: dict[str, str], board: str) -> None:
 
 def told_seeds(table) -> str:
     """A sentence for each method of ``scoreboard.seeds`` that was trained with more than one seed."""
-    return "\n".join(
+    return " ".join(
         f"`{name}` with {row['seeds']:.0f} training seeds: resolved {row['mean']:.1f} % on average, from "
         f"{row['least']:.1f} to {row['most']:.1f} (lesson 05, section 5.2)."
         for name, row in table.iterrows()
         if row["seeds"] > 1
-    ).replace(".\n", ". ")
+    )
 
 
 def markdown(table) -> str:

@@ -39,7 +39,7 @@ def embed(texts: list[str]) -> np.ndarray:
 
 
 def encode(texts: list[str]) -> np.ndarray:
-    """``embed`` without the memory: what a new text costs."""
+    """``embed`` without the memory."""
     return encoder().encode(
         texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False
     )

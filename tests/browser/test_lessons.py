@@ -330,7 +330,6 @@ for widget in (
     display(widget)"""
 # A control inside our widgets: what it is called, and the width of the frame that the focus draws around it.
 CONTROL = """e => {
-  e.getAnimations().forEach(animation => animation.finish());
   const style = getComputedStyle(e), slider = e.closest('.widget-slider');
   const label = slider?.querySelector('.widget-label') ?? e.labels?.[0] ?? e;
   const frame = style.outlineStyle === 'none' ? 0 : parseFloat(style.outlineWidth);
