@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from helpers.data import MAX_WORDS, SIGN_OFF
 
 PREFILL_ROWS = 8
+ROOM = 32
 
 
 @dataclass
@@ -72,8 +73,31 @@ def _shared_cache(prefix):
     length = prefix.get_seq_length()
 
     class OwnTokens(DynamicLayer):
+        """Grows by ``ROOM`` tokens at a time: ``torch.cat`` at each step would copy all that came before."""
+
+        room = None  # keys and values, of which self.keys and self.values are the first columns
+
         def get_seq_length(self) -> int:
             return length + super().get_seq_length()
+
+        def update(self, keys, values, *args, **kwargs):
+            if not self.is_initialized:
+                return super().update(keys, values, *args, **kwargs)
+            start, end = self.keys.shape[-2], self.keys.shape[-2] + keys.shape[-2]
+            if self.room is None or self.room[0].shape[-2] < end:
+                more = (0, 0, 0, ROOM + end - start)
+                self.room = [torch.nn.functional.pad(old, more) for old in (self.keys, self.values)]
+            for room, new in zip(self.room, (keys, values)):
+                room[:, :, start:end] = new
+            self.keys, self.values = (room[:, :, :end] for room in self.room)
+            return (
+                self.room
+            )  # whole, since a product copies a view; the mask hides what is not written yet
+
+        def batch_select_indices(self, indices):
+            end = self.keys.shape[-2]
+            self.room = [room[indices] for room in self.room or (self.keys, self.values)]
+            self.keys, self.values = (room[:, :, :end] for room in self.room)
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
         layer = prefix.layers[module.layer_idx]
@@ -84,14 +108,18 @@ def _shared_cache(prefix):
             return sdpa_attention_forward(
                 module, query, key, value, attention_mask, scaling=scaling
             )
-        asked = query.reshape(rows, groups, -1, dim)
+        asked = (query * scaling).reshape(rows, groups, -1, dim)
         folded = asked.transpose(0, 1).reshape(groups, -1, dim)
-        shared = (folded @ layer.keys[0].mT).view(groups, rows, -1, length).transpose(0, 1)
-        weights = torch.cat([shared, asked @ key.mT], -1) * scaling + attention_mask
-        weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
-        folded = weights[..., :length].transpose(0, 1).reshape(groups, -1, length)
-        mixed = (folded @ layer.values[0]).view(groups, rows, -1, dim).transpose(0, 1)
-        mixed = mixed + weights[..., length:] @ value
+        mask = attention_mask[..., length:]
+        unwritten = key.shape[-2] - mask.shape[-1]
+        mask = torch.nn.functional.pad(mask, (0, unwritten), value=torch.finfo(mask.dtype).min)
+        own = asked @ key.mT + mask
+        own = own.transpose(0, 1).reshape(groups, folded.shape[1], -1)
+        # in 16 bit, too, torch sums a softmax in float32
+        weights = torch.cat([folded @ layer.keys[0].mT, own], -1).softmax(-1)
+        own = weights[..., length:].reshape(groups, rows, -1, key.shape[-2]).transpose(0, 1)
+        mixed = (weights[..., :length] @ layer.values[0]).view(groups, rows, -1, dim)
+        mixed = mixed.transpose(0, 1) + own @ value
         return mixed.reshape(rows, 1, heads, dim), None
 
     AttentionInterface.register("shared_prefix", attend)

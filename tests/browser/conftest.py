@@ -101,7 +101,8 @@ def server(browser, tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    (home / "helpers").symlink_to(ROOT / "helpers")
+    for package in ("helpers", "benchmarks"):
+        (home / package).symlink_to(ROOT / package)
     settings(
         home / "settings",
         {

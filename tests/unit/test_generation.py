@@ -71,22 +71,39 @@ def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokeniz
     assert [reply.text for reply in ours] == plain
 
 
-def test_rows_that_end_leave_the_batch_and_change_no_other(tiny, tokenizer):
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_that_end_leave_the_batch_and_change_no_other(tiny, tokenizer, monkeypatch, shared):
     from transformers import DynamicCache
+
+    monkeypatch.setattr(generation, "ROOM", 3)  # so that it grows, too, before and after rows leave
+    prompts = [generation.encode(tokenizer, messages) for messages in QUESTIONS]
+    prefix, new_cache = generation.shared_prefix(prompts) if shared else 0, DynamicCache
+    if shared:
+        ids = torch.tensor([prompts[0][:prefix]])
+        with torch.inference_mode():
+            read = tiny(ids, past_key_values=DynamicCache(), use_cache=True).past_key_values
+        new_cache = generation._shared_cache(read)
 
     def write(prompts, end):
         width = max(map(len, prompts))
         rows = [
-            ([0] * (width - len(p)) + p, [0] * (width - len(p)) + [1] * len(p)) for p in prompts
+            (
+                p[:prefix] + [0] * (width - len(p)) + p[prefix:],
+                [1] * prefix + [0] * (width - len(p)) + [1] * (len(p) - prefix),
+            )
+            for p in prompts
         ]
         ids, mask = (torch.tensor(column) for column in zip(*rows))
+        plain = tiny.config._attn_implementation
+        tiny.set_attn_implementation("shared_prefix" if shared else plain)
         with torch.inference_mode():
-            return generation._write(
-                *(tiny, ids, mask, DynamicCache, 0, 16, end, lambda scores: scores.argmax(-1)),
+            written = generation._write(
+                *(tiny, ids, mask, new_cache, prefix, 16, end, lambda scores: scores.argmax(-1)),
                 None,
             )
+        tiny.set_attn_implementation(plain)
+        return written
 
-    prompts = [generation.encode(tokenizer, messages) for messages in QUESTIONS]
     free = [write([prompt], end=-1)[0] for prompt in prompts]
     assert [len(tokens) for tokens in free] == [16] * len(prompts)
     # an end that falls on different steps, and never in some row
