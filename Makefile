@@ -55,10 +55,10 @@ test: setup ## unit tests, every lesson really trained on half of its rows, the 
 	@rm -rf runs/test && mkdir -p runs/test
 	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs -m "not every_lesson" tests/unit notebooks tests/browser tests/floors
 
-test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (about 15 minutes)
+test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (half an hour)
 	@$(PY) -m pytest -rs tests/browser
 
-test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (several minutes)
+test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (7 minutes)
 	@$(PY) -m pytest tests/test_colab.py
 
 bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under four minutes

@@ -310,8 +310,8 @@ def main() -> None:
     adapter, which = training.find_adapter("sft-rag", profile)
     record = json.loads((adapter / "training.json").read_text(encoding="utf-8")) if adapter else {}
     result |= {"sft_seconds": record.get("seconds"), "sft_adapter": which}
-    demo = labs.known(profile).get(labs.key_of(labs.settings(**labs.RUNS["kinds"][0]), profile))
-    result["demo_sft_seconds"] = demo and demo["train_seconds"]  # lesson 04's run on 400 rows
+    demo = labs.known(profile).get(labs.key_of(labs.settings(**labs.RUNS["demo"][0]), profile))
+    result["demo_sft_seconds"] = demo and demo["train_seconds"]  # lesson 04's DEMO
     result["demo_resolved"] = demo and demo["validation"]["resolved"]["value"]
     lessons = runtime.runs_dir() / "lessons.json"
     known = json.loads(lessons.read_text(encoding="utf-8")) if lessons.exists() else {}

@@ -381,25 +381,41 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
     return folder
 
 
-def find_adapter(
-    name: str, profile: runtime.Profile, trained: bool = True
-) -> tuple[Path | None, str]:
+def ready_made(name: str, profile: runtime.Profile) -> Path:
+    """The adapter of a name in ``data/adapters``; raises ``ModelError`` for a model that it was not made with."""
+    from helpers.models import ModelError
+
+    ready = runtime.project_root() / "data" / "adapters" / name
+    if profile.model != runtime.EMBEDDED:
+        raise ModelError(
+            f"the adapters in data/adapters are for {runtime.EMBEDDED} and this is {profile.model}: "
+            "train (lesson 04 with READY_MADE = DEMO = False)"
+        )
+    if not (ready / "adapter_config.json").exists():
+        raise ModelError(f"data/adapters has no whole '{name}': git checkout data/adapters")
+    return ready
+
+
+def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path | None, str]:
     """The newest adapter of a name trained here for this profile's model and these data, else the ready-made one, and which it is.
 
     One from a dry run (``runtime.share``) serves dry runs of the same share only. Returns (None, "none") where neither exists (ready-made ones are
-    for the embedded model only); ``trained=False`` looks at the ready-made one alone.
+    for the embedded model only).
     """
+    from helpers.models import ModelError
+
     found = sorted(
         (runtime.runs_dir() / "adapters").glob(f"{name}-" + "[0-9a-f]" * 12), key=os.path.getmtime
     )
-    for folder in reversed(found if trained else []):
+    for folder in reversed(found):
         record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         same = record.get("model") == profile.model and record.get("data_sha256") == data_sha256()
         if same and record.get("share", 1.0) == runtime.share():
             return folder, "trained here"
-    ready = runtime.project_root() / "data" / "adapters" / name
-    if profile.model == runtime.EMBEDDED and (ready / "adapter_config.json").exists():
-        record = json.loads((ready / "training.json").read_text(encoding="utf-8"))
-        same = record.get("data_sha256") == data_sha256()
-        return ready, "ready-made" if same else "ready-made, for other data"
-    return None, "none"
+    try:
+        ready = ready_made(name, profile)
+    except ModelError:
+        return None, "none"
+    record = json.loads((ready / "training.json").read_text(encoding="utf-8"))
+    same = record.get("data_sha256") == data_sha256()
+    return ready, "ready-made" if same else "ready-made, for other data"

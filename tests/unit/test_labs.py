@@ -28,6 +28,7 @@ def kept(tmp_path, monkeypatch):
     [
         ({"rnak": 4}, "no setting .*rnak.*rank"),
         ({"kind": "prefix"}, "kind is 'prefix'; one of lora"),
+        ({"start": "sft-rag"}, "start is 'sft-rag'; one of base, sft"),
         ({"targets": "mlp"}, "targets is 'mlp'; one of all, attention"),
         ({"method": "few-shot"}, "method is 'few-shot'; one of sft"),
     ],
@@ -44,6 +45,18 @@ def test_every_listed_run_is_a_setting_of_its_own():
         for change in run
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_line_from_before_there_was_another_start_is_still_known():
+    base = labs.settings()
+    old = {name: value for name, value in base.items() if name != "start"}
+    assert labs.key_of(old, PROFILE) == labs.key_of(base, PROFILE)
+    assert labs.key_of(labs.settings(start="sft"), PROFILE) != labs.key_of(base, PROFILE)
+
+
+def test_a_run_that_goes_on_from_an_adapter_has_no_new_one():
+    assert labs.lora_config(labs.settings(start="sft"), layers=30) is None
+    assert labs.lora_config(labs.settings(), layers=30) is not None
 
 
 def test_a_machine_without_bf16_reads_the_embedded_models_lines():

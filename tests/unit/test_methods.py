@@ -70,7 +70,8 @@ def test_the_keyword_rule_has_words_for_every_section():
 
 
 @pytest.mark.parametrize("name", ["sft", "sft-rag"])
-def test_a_ready_made_adapter_is_there_and_small(name):
-    folder, origin = training.find_adapter(name, PROFILE, trained=False)
+def test_a_ready_made_adapter_is_there_and_small(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
+    folder, origin = training.find_adapter(name, PROFILE)
     assert origin == "ready-made"
     assert models.folder_mb(folder) <= 10

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -180,9 +181,18 @@ def test_an_adapter_of_a_dry_run_serves_dry_runs_only(
     assert training.find_adapter("sft", PROFILE)[1] != "trained here"
 
 
-def test_a_ready_made_adapter_of_other_data_says_so(monkeypatch):
+def test_a_ready_made_adapter_of_other_data_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
     monkeypatch.setattr(training, "data_sha256", lambda: "other")
-    assert training.find_adapter("sft", PROFILE, trained=False)[1] == "ready-made, for other data"
+    assert training.find_adapter("sft", PROFILE)[1] == "ready-made, for other data"
+
+
+def test_another_model_gets_no_ready_made_adapter_and_hears_what_to_do():
+    other = replace(PROFILE, model="some/model")
+    with pytest.raises(models.ModelError, match="this is some/model: train"):
+        training.ready_made("sft", other)
+    with pytest.raises(models.ModelError, match="no whole 'sft-pirate': git checkout"):
+        training.ready_made("sft-pirate", PROFILE)
 
 
 def test_a_run_has_the_same_key_again_and_another_with_another_rate(rows, tmp_path):
