@@ -1,4 +1,4 @@
-"""This workshop against the stock recipes, side by side in one run: ``python -m benchmarks.bench [--quick]``.
+"""This workshop against the stock recipes, side by side in one run: ``python -m benchmarks.bench [--quick | --retrieval]``.
 
 Prints a table with ratios and writes ``runs/bench.json``. The stock recipes are what a careful reader of the public
 documentation writes: ``SFTTrainer`` with its defaults on a CPU, ``model.generate`` in a loop. Needed work is counted as model
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -244,9 +245,34 @@ def generation_speed(name: str, profile: runtime.Profile, one_by_one: int, toget
     }
 
 
+def retrieval_speed(quick: bool) -> dict:
+    """Index and query times over growing crowds of pages (lesson 02, section 2.3), on 40 validation tickets."""
+    print("retrieval", flush=True)
+    sizes = (100, 1_000, 10_000, 100_000) if quick else (100, 1_000, 10_000, 100_000, 1_000_000)
+    pages = retrieval.embed([section.passage for section in data.handbook()])
+    asked = [row["ticket"] for row in data.tickets("validation")[:40]]
+    curve = indexes.scale_curve(pages, asked, sizes)
+    at_1e5 = next(line["query_p50_ms"] for line in curve if line["sections"] == 100_000)
+    return {"retrieval": curve, "retrieval_p50_ms_1e5": at_1e5}
+
+
+def write(result: dict, keep: bool) -> Path:
+    """Write ``runs/bench.json`` (and ``data/bench.json``, if kept), each whole or not at all."""
+    path = runtime.runs_dir() / "bench.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target in (path, data.data_dir() / "bench.json") if keep else (path,):
+        part = target.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, target)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="under four minutes, noisier")
+    parser.add_argument(
+        "--retrieval", action="store_true", help="retrieval alone, in the last result's place"
+    )
     parser.add_argument(
         "--keep", action="store_true", help="write data/bench.json, too (lesson 04)"
     )
@@ -254,6 +280,13 @@ def main() -> None:
     quick = options.quick
     started = time.perf_counter()
     profile = runtime.start()
+    if options.retrieval:
+        last = runtime.runs_dir() / "bench.json"
+        if not last.exists():
+            parser.error(f"{last} is not there yet: run the whole bench first")
+        known = json.loads(last.read_text(encoding="utf-8"))
+        print(f"written to {write(known | retrieval_speed(quick), options.keep)}")
+        return
     result: dict = {
         "machine": str(runtime.detect()),
         "versions": runtime.versions(),
@@ -298,15 +331,7 @@ def main() -> None:
         print(f"generation, {name}", flush=True)
         found = generation_speed(name, profile, 3 if quick else 6, 48 if quick else 246)
         result |= {f"eval_vs_naive_{key}": found["ratio"], f"eval_{key}": found}
-    print("retrieval", flush=True)
-    sizes = (100, 1_000, 10_000, 100_000) if quick else (100, 1_000, 10_000, 100_000, 1_000_000)
-    pages = retrieval.embed([section.passage for section in data.handbook()])
-    asked = [row["ticket"] for row in data.tickets("validation")[:40]]
-    curve = indexes.scale_curve(pages, asked, sizes)
-    result |= {
-        "retrieval": curve,
-        "retrieval_p50_ms_1e5": next(c["query_p50_ms"] for c in curve if c["sections"] == 100_000),
-    }
+    result |= retrieval_speed(quick)
     adapter, which = training.find_adapter("sft-rag", profile)
     record = json.loads((adapter / "training.json").read_text(encoding="utf-8")) if adapter else {}
     result |= {"sft_seconds": record.get("seconds"), "sft_adapter": which}
@@ -324,11 +349,7 @@ def main() -> None:
     result["peak_rss_gb"] = runtime.peak_memory_gb()
     result["bench_seconds"] = time.perf_counter() - started
 
-    path = runtime.runs_dir() / "bench.json"
-    for target in (path, data.data_dir() / "bench.json") if options.keep else (path,):
-        part = target.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, target)
+    path = write(result, options.keep)
     print(f"\n{result['machine']}")
     for key, value in result.items():
         if isinstance(value, float):

@@ -50,6 +50,7 @@ RUNS = {
         *({"learning_rate": rate} for rate in (5e-4, 8e-3)),
         *({"kind": "full", "learning_rate": rate} for rate in (5e-5, 8e-4)),
     ],
+    "epochs": [{"epochs": epochs} for epochs in (0.5, 2.0)],
     "rank": [{"rank": rank} for rank in (1, 4, 64)],
     "seed": [{"seed": seed} for seed in (1, 2)],
     "recipe": [{"first_layer": 0}, {"batch": 8}],

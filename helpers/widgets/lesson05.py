@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 
-from helpers import data, evaluation
+from helpers import data, errors, evaluation
 from helpers.widgets.base import Panel, table
 
+ANY = "any cause"
 KINDS = ("all", "A wrong", "B wrong", "both wrong", "only A right", "only B right")
 
 
@@ -40,12 +41,20 @@ def tickets_where(kind: str, a: list[bool], b: list[bool]) -> list[int]:
     return [i for i, flags in enumerate(zip(a, b)) if keep(*flags)]
 
 
-def error_browser(rows: list[dict], texts: dict[str, list[str]], a: str, b: str) -> Panel:
+def error_browser(
+    rows: list[dict], texts: dict[str, list[str]], a: str, b: str, wrong: dict | None = None
+) -> Panel:
     """Compare two methods on a ticket chosen by id, or go through the tickets of a kind with Previous and Next.
 
-    ``texts`` holds each method's replies in the order of ``rows``.
+    ``texts`` holds each method's replies in the order of ``rows``; ``wrong`` each method's ``errors.wrong_replies``: with it the
+    browser names the cause of a wrong reply and the sections that were shown, and goes through the tickets of one cause.
     """
     import ipywidgets
+
+    faults = {
+        name: {line.id: line for line in frame.itertuples()}
+        for name, frame in (wrong or {}).items()
+    }
 
     place = {row["id"]: i for i, row in enumerate(rows)}
     resolved = {
@@ -53,14 +62,25 @@ def error_browser(rows: list[dict], texts: dict[str, list[str]], a: str, b: str)
         for name, replies in texts.items()
     }
 
-    def chosen(a: str, b: str, kind: str) -> list[int]:
-        return tickets_where(kind, resolved[a], resolved[b])
+    def chosen(a: str, b: str, kind: str, cause: str = ANY) -> list[int]:
+        found = tickets_where(kind, resolved[a], resolved[b])
+        if cause == ANY:
+            return found
+        mine = faults.get(a, {})
+        return [i for i in found if (at := mine.get(rows[i]["id"])) and at.cause == cause]
 
-    def show(a: str, b: str, kind: str, ticket: str) -> str:
+    def fault(letter: str, name: str, ticket: str) -> str:
+        if (line := faults.get(name, {}).get(ticket)) is None:
+            return ""
+        shown = f"; sections shown: {', '.join(line.context)}" if line.context else ""
+        return f"<p>{letter}: wrong by {line.cause} ({errors.CAUSES[line.cause]}){shown}.</p>"
+
+    def show(a: str, b: str, kind: str, ticket: str, cause: str = ANY) -> str:
         if ticket.strip() not in place:
             ids = f"{rows[0]['id']} to {rows[-1]['id']}"
             raise ValueError(f"no ticket has the id {ticket!r}; expected one of {ids}")
-        i, found = place[ticket.strip()], chosen(a, b, kind)
+        i, found = place[ticket.strip()], chosen(a, b, kind, cause)
+        kind += f", cause of A: {cause}" * (cause != ANY)
         row = rows[i]
         where = f"number {found.index(i) + 1} of" if i in found else "not among"
         named = {f"A: {a}": texts[a][i], f"B: {b}": texts[b][i]}
@@ -73,6 +93,8 @@ def error_browser(rows: list[dict], texts: dict[str, list[str]], a: str, b: str)
             f"<p>{html.escape(row['id'])}, {where} {len(found)} tickets of the kind: {kind}. Facets: "
             f"{html.escape(', '.join(row['facets']))}.</p><p>{html.escape(row['ticket'])}</p>"
             + table(side_by_side(row, named))
+            + fault("A", a, row["id"])
+            + fault("B", b, row["id"])
             + "".join(unread)
         )
 
@@ -80,18 +102,22 @@ def error_browser(rows: list[dict], texts: dict[str, list[str]], a: str, b: str)
         "a": ipywidgets.Dropdown(options=list(texts), value=a, description="Method A:"),
         "b": ipywidgets.Dropdown(options=list(texts), value=b, description="Method B:"),
         "kind": ipywidgets.Dropdown(options=KINDS, description="Show tickets:"),
+        "cause": ipywidgets.Dropdown(options=(ANY, *errors.CAUSES), description="A wrong by:"),
         "ticket": ipywidgets.Text(rows[0]["id"], description="Ticket id:", continuous_update=False),
     }
 
+    if not faults:
+        del controls["cause"]
+
     def go(step: int) -> None:
-        values = {name: controls[name].value for name in ("a", "b", "kind")}
+        values = {name: control.value for name, control in controls.items() if name != "ticket"}
         found, now = chosen(**values), place.get(controls["ticket"].value.strip(), -1)
         ahead = [i for i in found if (i > now if step > 0 else i < now)]
         if ahead:
             controls["ticket"].value = rows[ahead[0] if step > 0 else ahead[-1]]["id"]
         else:
             panel.say(
-                f"No further ticket that way; {len(found)} are of the kind: {values['kind']}."
+                f"No further ticket that way; {len(found)} are of the kind: {', '.join(list(values.values())[2:])}."
             )
 
     buttons = []

@@ -10,6 +10,7 @@ from itertools import chain, combinations
 import pytest
 
 from helpers.data import (
+    FACETS,
     PRODUCTS,
     SPLITS,
     data_dir,
@@ -252,6 +253,14 @@ def test_training_file_is_what_make_train_makes(make_train):
         hashlib.sha256(make_train.make().encode()).hexdigest()
         == hashlib.sha256(shipped).hexdigest()
     )
+
+
+def test_the_data_card_counts_the_facets_as_they_are(splits):
+    card = (data_dir() / "README.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z-]+)` \| (\d+ \| \d+ \| \d+) \|$", card, re.M))
+    counts = {split: Counter(f for row in splits[split] for f in row["facets"]) for split in SPLITS}
+    found = {facet: " | ".join(str(counts[s][facet]) for s in SPLITS) for facet in FACETS}
+    assert told == found
 
 
 def test_test_file_is_frozen():

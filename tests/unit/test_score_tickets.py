@@ -244,3 +244,35 @@ def test_module_runs_from_the_shell():
     )
     assert done.returncode == 2 and "gone.jsonl: no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+NO_NAMES = """\
+import socket
+import sys
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError(f"a name was looked up: {args}")
+
+
+socket.getaddrinfo = socket.socket.connect = refuse
+from helpers import retrieval, score_tickets
+
+retrieval.encode(["a ticket"])
+raise SystemExit(score_tickets.main(sys.argv[1:]))"""
+
+
+def test_the_real_model_and_adapter_score_a_ticket_without_looking_up_a_name(tickets, tmp_path):
+    adapter = str(data.data_dir() / "adapters" / "sft")
+    asked = ["--method", "sft", "--adapter", adapter, "--tickets", tickets, "--limit", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_NAMES, *asked],
+        cwd=runtime.project_root(),
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert (row["method"], row["n"], row["adapter"]) == ("sft", 1, adapter)
+    assert row["format"]["value"] == 1 and row["new_tokens"] > 20

@@ -12,7 +12,7 @@ import ipywidgets
 import nbformat
 import pytest
 
-from helpers import data, generation, lessons, models, retrieval, runtime
+from helpers import data, errors, generation, lessons, models, retrieval, runtime
 from helpers.widgets import lesson00, lesson01, lesson02, lesson03, lesson05
 from helpers.widgets.base import VIEW, Panel, Stopped, as_text, table
 
@@ -561,6 +561,25 @@ def test_next_and_previous_go_through_the_tickets_of_a_kind_and_stop_at_the_ends
     browser.controls["kind"].value = "A wrong"
     following.click()
     assert "0 are of the kind" in browser.status.value
+
+
+def test_the_error_browser_goes_through_the_tickets_of_a_cause_and_names_it(rows):
+    right = [data.dumps(row["reply"]) for row in rows]
+    half = [text if i % 2 else "no JSON" for i, text in enumerate(right)]
+    shown = [[data.handbook()[0]] for _ in rows]
+    wrong = {"half": errors.wrong_replies(half, rows, shown)}
+    panel = lesson05.error_browser(rows, {"good": right, "half": half}, "half", "good", wrong)
+    code = data.handbook()[0].policy
+    assert "A: wrong by format" in (first := panel.result.value)
+    assert f"sections shown: {code}" in first
+    panel.controls["cause"].value = "format"
+    assert "cause of A: format" in panel.result.value
+    panel.buttons[1].click()
+    assert panel.controls["ticket"].value == rows[2]["id"]
+    panel.controls["cause"].value = "reading"
+    panel.buttons[1].click()
+    assert "0 are of the kind" in panel.status.value
+    assert "cause" not in lesson05.error_browser(rows, {"good": right}, "good", "good").controls
 
 
 def test_an_unknown_ticket_is_an_error_in_the_panel(browser, rows):
