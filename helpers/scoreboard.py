@@ -45,7 +45,7 @@ def make_row(
 ) -> dict:
     """One row: the scores with their intervals, the prices given (see PRICES), and what it was measured on.
 
-    ``adapter`` is "none", "trained here" or "ready-made". Raises ValueError for a price with an unknown name.
+    ``adapter`` is "none", "trained here", "stopped early" or "ready-made". Raises ValueError for a price with an unknown name.
     """
     if unknown := set(prices) - set(PRICES):
         raise ValueError(f"unknown price {sorted(unknown)}; one of {', '.join(PRICES)}")

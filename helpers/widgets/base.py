@@ -24,6 +24,7 @@ STYLE = """<style>
 .bramble img, .bramble-html img { max-width: 100%; background: white; }
 .bramble .widget-label, .bramble .widget-html, .bramble .widget-html-content {
   color: var(--jp-content-font-color1, inherit); }
+.bramble .widget-box, .bramble .widget-inline-hbox { overflow: visible; }
 .bramble button:focus-visible, .bramble input:focus-visible, .bramble select:focus-visible,
 .bramble textarea:focus-visible, .bramble summary:focus-visible,
 .bramble [role=slider]:focus-visible, .bramble [contenteditable]:focus-visible {
@@ -62,10 +63,16 @@ def picture(figure, says: str) -> str:
     return f'<img alt="{html.escape(says)}" src="data:image/png;base64,{code}">'
 
 
+def inline(markup: str) -> str:
+    """The same with what a reader needs of ``STYLE`` at each element: a restored notebook drops style sheets and keeps these."""
+    markup = re.sub(r"<(th|td|caption)(?=[ >])", r'<\1 style="text-align: left"', markup)
+    return markup.replace('class="token loss"', 'class="token loss" style="border: 1px solid"')
+
+
 def as_text(markup: str) -> str:
     """HTML as plain text: a line for a row or paragraph, cells apart by a bar, an image by its alternative text."""
     markup = re.sub(r"<style>.*?</style>", "", markup, flags=re.S)
-    markup = re.sub(r'<img alt="([^"]*)"[^>]*>', r"\1", markup)
+    markup = re.sub(r'<img alt="([^"]*)"[^>]*>', r"\1\n", markup)
     markup = re.sub(r"</t[hd]><t[hd][^>]*>", " | ", markup)
     markup = re.sub(r"</(?:p|tr|pre|caption|div|summary)>", "\n", markup)
     return html.unescape(re.sub(r"<[^>]+>", "", markup)).strip()
@@ -179,9 +186,9 @@ class Panel:
             for control in self.controls.values()
             if control.description and not isinstance(control.value, dict)
         )
-        parts = [f"<strong>{html.escape(self.title)}</strong>", self.status.value]
+        parts = [f"<p><strong>{html.escape(self.title)}</strong></p>", self.status.value]
         parts += [self.result.value, f"<p>Shown for: {html.escape(shown)}.</p>" if shown else ""]
-        return f'{STYLE}<div class="bramble-html">{"".join(parts)}</div>'
+        return f'{STYLE}<div class="bramble-html">{inline("".join(parts))}</div>'
 
     def _repr_mimebundle_(self, **_) -> dict:
         """The live widget for a front end that has a kernel behind it, and the same as HTML for all others."""

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import threading
 import types
@@ -140,9 +141,17 @@ def test_values_are_escaped_in_tables_and_in_the_line_of_settings():
     assert "<script" not in panel.static() and "&lt;script" in panel.static()
 
 
+def test_a_saved_panel_reads_from_the_left_without_its_style_sheet():
+    panel = Panel("T", {}, lambda: table([{"part": "x"}], "All") + '<b class="token loss">y</b>')
+    saved = re.sub("<style>.*?</style>", "", panel.static(), flags=re.S)
+    cells = re.findall(r"<(?:th|td|caption)\b[^>]*>", saved)
+    assert len(cells) == 3 and all('style="text-align: left"' in cell for cell in cells)
+    assert 'class="token loss" style="border: 1px solid"' in saved
+
+
 def test_plain_text_of_html_has_no_tags_and_keeps_alternative_texts():
     text = as_text('<style>p {}</style><p>a &lt; b</p><img alt="a curve" src="data:x"><p>end</p>')
-    assert text.split("\n") == ["a < b", "a curveend"]
+    assert text.split("\n") == ["a < b", "a curve", "end"]
 
 
 def saved(panel) -> dict:
