@@ -131,7 +131,7 @@ def test_an_output_has_the_live_widget_and_the_same_as_html_and_text():
     assert bundle[VIEW]["model_id"]
     panel = Panel("T", {}, lambda: table([{"a": 1, "b": 2}], "both"))
     bundle = panel._repr_mimebundle_()
-    assert "<td>1</td>" in bundle["text/html"] and "1 | 2" in bundle["text/plain"]
+    assert ">1</td>" in bundle["text/html"] and "1 | 2" in bundle["text/plain"]
     assert "<" not in bundle["text/plain"] and "outline" not in bundle["text/plain"]
 
 
