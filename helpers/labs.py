@@ -150,6 +150,7 @@ def build(setting: dict, profile: runtime.Profile, folder: str | Path):
 
     runtime.set_seed(setting["seed"])
     sections = methods.METHODS[setting["method"]].sections
+    tokenizer = models.load_tokenizer(profile)  # refuses a model without a chat template
     rows = methods.training_rows(sections)[: setting["rows"]]
     model = load_base(setting, profile)
     trainer = training.LeanSFTTrainer(
@@ -170,7 +171,7 @@ def build(setting: dict, profile: runtime.Profile, folder: str | Path):
         ),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(methods.training_rows(sections, "validation")),
-        processing_class=models.load_tokenizer(profile),
+        processing_class=tokenizer,
         peft_config=lora_config(setting, model.config.num_hidden_layers),
     )
     training.make_lean(trainer, profile)

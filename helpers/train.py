@@ -145,7 +145,9 @@ def train(config: dict) -> Path:
     checkpoints = runtime.runs_dir() / "checkpoints"
     asked = SFTConfig(output_dir=str(checkpoints / config["name"]), **arguments)
     with asked.main_process_first():  # the first process fetches and caches, the others read
-        model, tokenizer = models.load_model(profile), models.load_tokenizer(profile)
+        # the tokenizer first: a model without a chat template is refused before its weights are read
+        tokenizer = models.load_tokenizer(profile)
+        model = models.load_model(profile)
         rows = methods.training_rows(config["rows"]["sections"], config["rows"]["split"])
     rows = rows[: config["rows"]["limit"]]
     upper = {}

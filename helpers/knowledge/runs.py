@@ -45,12 +45,13 @@ def trainer_for(
     }
     asked = recipe | arguments
     runtime.set_seed(asked["seed"])
+    tokenizer = models.load_tokenizer(profile)  # refuses a model without a chat template
     model = models.load_model(profile)
     trainer = training.LeanSFTTrainer(
         model=model,
         args=SFTConfig(output_dir=str(folder), **asked, **training.hardware_arguments(profile)),
         train_dataset=Dataset.from_list(rows),
-        processing_class=models.load_tokenizer(profile),
+        processing_class=tokenizer,
         peft_config=labs.lora_config(labs.settings(kind=kind), model.config.num_hidden_layers),
     )
     training.make_lean(trainer, profile)

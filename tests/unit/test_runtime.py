@@ -316,3 +316,19 @@ def test_a_share_that_is_none_says_what_is_allowed(monkeypatch, text):
     monkeypatch.setenv("WORKSHOP_SHARE", text)
     with pytest.raises(ValueError, match="above 0 and up to 1"):
         runtime.share()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"),
+    [
+        ("fpu avx2 avx512f avx512_bf16", True),
+        ("fpu amx_bf16 amx_tile", True),
+        ("fpu avx512f", False),
+    ],
+)
+def test_bf16_arithmetic_is_read_from_the_processors_flags(fake_torch, monkeypatch, flags, fast):
+    fake_torch(cuda=None)
+    text = f"processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: {flags}\n"
+    monkeypatch.setattr(machines.Path, "read_text", lambda path: text)
+    machine = runtime.detect()
+    assert (machine.cpu, machine.fast_bf16) == ("Test CPU", fast)
