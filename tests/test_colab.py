@@ -167,3 +167,46 @@ def test_lessons_00_and_04_run_in_colab_after_one_installation(python, repositor
     assert printed[0] == "everything is installed already; no restart needed\n"
     assert versions(python) == after
     assert (content / "bramble-workshop" / "runs" / "adapters").is_dir()
+
+
+PANELS = """\
+import ipywidgets
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from helpers import data, errors, models, retrieval, runtime
+from helpers.widgets import lesson00, lesson01, lesson02, lesson03, lesson04, lesson05, lesson06, lesson07
+
+rows = data.tickets("validation")[:4]
+right = [data.dumps(row["reply"]) for row in rows]
+texts = {"good": right, "half": [text if i % 2 else "no" for i, text in enumerate(right)]}
+wrong = {name: errors.wrong_replies(said, rows) for name, said in texts.items()}
+profile = runtime.choose_profile(runtime.Machine("old", 2, 8.0, fast_bf16=False))
+tiny = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+panels = [
+    lesson00.profile_card({"laptop": runtime.Machine("old", 2, 8.0, fast_bf16=False)}),
+    lesson01.prompt_playground(None, rows, rows),
+    lesson02.retrieval_explorer([retrieval.BM25(data.handbook())], rows[0]["ticket"]),
+    lesson03.token_viewer(models.load_tokenizer(profile), rows),
+    lesson04.lora_explorer(LlamaForCausalLM(tiny), 8),
+    lesson04.LivePanel(),
+    lesson05.error_browser(rows, texts, "half", "good", wrong),
+    lesson06.memory_sliders(),
+    lesson07.decision_sheet([]),
+]
+panels[6].controls["cause"].value = "format"
+panels[6].buttons[1].click()
+assert panels[6].controls["ticket"].value == rows[2]["id"]
+for panel in panels:
+    assert panel._repr_mimebundle_()["text/html"]
+    assert "alert" not in getattr(panel, "status", ipywidgets.HTML()).value, panel.status.value
+    for control in getattr(panel, "controls", {}).values():
+        if isinstance(control, ipywidgets.Dropdown):
+            control.index = len(control.options) - 1
+print(ipywidgets.__version__, len(panels))"""
+
+
+def test_every_panel_answers_under_colabs_ipywidgets(python, repository, content):
+    if not (content / "bramble-workshop").is_dir():
+        execute(repository, content, "00_start_here.ipynb")
+    said = run(python, "-c", PANELS, cwd=content / "bramble-workshop")
+    assert said.split() == ["7.7.1", "9"]
