@@ -296,7 +296,7 @@ def main() -> None:
     config = models.load_model(profile).config
 
     parts, counted = {}, {}
-    plan = {"stock-fp32": (3, 8), "stock-bf16": (5, 8), "lean": (24, 8)}
+    plan = {"stock-fp32": (3, 8), "stock-bf16": (4, 8), "lean": (12, 8)}
     if not quick:
         plan = {"stock-fp32": (6, 8), "stock-bf16": (10, 8), "lean": (48, 8)}
         plan |= {"lean-fp32": (24, 8), "lesson": (48, 8)}
@@ -329,7 +329,7 @@ def main() -> None:
         result["loss_curve_spread_of_seeds"] = float(spread)
     for name, key in (("sft-rag", "short"), ("few-shot", "fewshot")):
         print(f"generation, {name}", flush=True)
-        found = generation_speed(name, profile, 3 if quick else 6, 48 if quick else 246)
+        found = generation_speed(name, profile, 2 if quick else 6, 32 if quick else 246)
         result |= {f"eval_vs_naive_{key}": found["ratio"], f"eval_{key}": found}
     result |= retrieval_speed(quick)
     adapter, which = training.find_adapter("sft-rag", profile)
