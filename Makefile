@@ -58,7 +58,7 @@ test: setup ## unit tests, every lesson really trained on half of its rows, the 
 test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (half an hour)
 	@$(PY) -m pytest -rs tests/browser
 
-test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (7 minutes)
+test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (8 minutes)
 	@$(PY) -m pytest tests/test_colab.py
 
 bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under four minutes
