@@ -61,7 +61,7 @@ test-browser: setup setup-browser ## only the lessons in JupyterLab, driven thro
 test-colab: setup setup-colab ## the bootstrap cell and lessons 00 and 04 as Colab would run them (8 minutes)
 	@$(PY) -m pytest tests/test_colab.py
 
-bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under four minutes
+bench: setup ## speed against the stock recipes, side by side; QUICK=1 in under three minutes
 	@$(PY) -m benchmarks.bench $(if $(QUICK),--quick)
 
 clean: ## remove what runs left behind; the environment and the model stay

@@ -269,7 +269,7 @@ def write(result: dict, keep: bool) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="under four minutes, noisier")
+    parser.add_argument("--quick", action="store_true", help="under three minutes, noisier")
     parser.add_argument(
         "--retrieval", action="store_true", help="retrieval alone, in the last result's place"
     )
