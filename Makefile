@@ -28,7 +28,8 @@ setup: $(VENV)/.installed ## the environment and the model, once (under 5 minute
 setup-colab: .venv-colab/.installed ## Colab's versions in .venv-colab, for test-colab (about 2 minutes)
 
 lab: setup ## open lesson 00 in JupyterLab on this machine
-	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks/00_start_here.ipynb
+	@# in a container one often is root, and Jupyter refuses root unless told
+	$(BIN)/jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 run: setup ## execute all lessons in order, refresh their outputs, print the scoreboard
 	@$(PY) -m helpers.lessons run
