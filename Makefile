@@ -50,11 +50,11 @@ $(VENV)/.browser: requirements-browser.txt $(VENV)/.installed
 
 setup-browser: $(VENV)/.browser ## playwright, for the browser tests; chromium comes from the system
 
-SHARE ?= 0.5
-test: setup ## unit tests, every lesson really trained on half of its rows, the browser, score floors; SHARE=1 takes all rows
+test: setup ## unit tests, every lesson really trained on a part of its rows, the browser, score floors; SHARE=1 takes all rows
 	@$(MAKE) -s setup-browser || echo "without playwright the browser tests are skipped"
 	@rm -rf runs/test && mkdir -p runs/test
-	@WORKSHOP_SHARE=$(SHARE) WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs -m "not every_lesson" tests/unit notebooks tests/browser tests/floors
+	@share=$${SHARE:-$$($(PY) -m helpers.lessons share)} && echo "the lessons do $$share of their work" && \
+	WORKSHOP_SHARE=$$share WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs -m "not every_lesson" tests/unit notebooks tests/browser tests/floors
 
 test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (half an hour)
 	@$(PY) -m pytest -rs tests/browser

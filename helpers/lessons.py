@@ -284,7 +284,10 @@ def main(arguments: list[str]) -> int:
             board = f"{markdown(table[columns])}\n\n{told_seeds(seeds)}".rstrip()
             fill_readme({name: spoken(s) for name, s in seconds.items()}, board)
         return 0
-    print("usage: python -m helpers.lessons run [NN ...] | check")
+    if arguments == ["share"]:
+        print(runtime.share_for_tests())
+        return 0
+    print("usage: python -m helpers.lessons run [NN ...] | check | share")
     return 2
 
 

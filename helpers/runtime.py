@@ -78,6 +78,18 @@ def share() -> float:
     return part
 
 
+def share_for_tests() -> float:
+    """Which part of the work ``make test`` does on this machine, so that it ends within three quarters of an hour on two cores.
+
+    Half where there is a GPU or the CPU multiplies at 0.6 TFLOP/s or more in the profile's precision (with AMX about 2), else 0.15:
+    in float32 two server cores reach 0.3, and the lessons take about three times as long. ``tests/floors`` has floors for both.
+    """
+    from helpers.machine import product_flops
+
+    profile = choose_profile(detect())
+    return 0.5 if profile.device != "cpu" or product_flops(profile.dtype) >= 6e11 else 0.15
+
+
 def fast() -> bool:
     """True for a run that does less than all of the work: its figures are not the workshop's."""
     return share() < 1
@@ -165,9 +177,11 @@ def choose_profile(machine: Machine, env: dict[str, str] | None = None) -> Profi
     if name == "cpu":
         model, why["model"] = EMBEDDED, "the embedded model trains in minutes on two cores"
         dtype = "bfloat16" if machine.fast_bf16 else "float32"
-        precise = (
-            "the CPU multiplies bf16" if machine.fast_bf16 else "the CPU has no bf16 arithmetic"
-        )
+        precise = "the CPU has no bf16 arithmetic"
+        if machine.fast_bf16:
+            precise = "the CPU multiplies bf16"
+        elif machine.slow_bf16:
+            precise = "the CPU multiplies bf16, but float32 faster (measured)"
         reason = f"no GPU; {precise}" if reason == "no GPU" else reason
     elif name == "t4":
         model, dtype, quantized = SMALL_GPU, "float16", True

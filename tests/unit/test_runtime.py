@@ -319,16 +319,44 @@ def test_a_share_that_is_none_says_what_is_allowed(monkeypatch, text):
 
 
 @pytest.mark.parametrize(
-    ("flags", "fast"),
+    ("flags", "gain", "fast", "slow", "dtype"),
     [
-        ("fpu avx2 avx512f avx512_bf16", True),
-        ("fpu amx_bf16 amx_tile", True),
-        ("fpu avx512f", False),
+        ("fpu avx2 avx512f avx512_bf16", 3.7, True, False, "bfloat16"),
+        ("fpu avx2 avx512f avx512_bf16", 0.6, False, True, "float32"),
+        ("fpu amx_bf16 amx_tile", 6.0, True, False, "bfloat16"),
+        ("fpu avx512f", 3.7, False, False, "float32"),
     ],
 )
-def test_bf16_arithmetic_is_read_from_the_processors_flags(fake_torch, monkeypatch, flags, fast):
+def test_bf16_is_used_where_the_processor_has_it_and_is_faster_with_it(
+    fake_torch, monkeypatch, flags, gain, fast, slow, dtype
+):
     fake_torch(cuda=None)
     text = f"processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: {flags}\n"
     monkeypatch.setattr(machines.Path, "read_text", lambda path: text)
+    speed = {"float32": 1e11, "bfloat16": gain * 1e11}
+    monkeypatch.setattr(machines, "product_flops", speed.__getitem__)
     machine = runtime.detect()
-    assert (machine.cpu, machine.fast_bf16) == ("Test CPU", fast)
+    assert (machine.cpu, machine.fast_bf16, machine.slow_bf16) == ("Test CPU", fast, slow)
+    profile = runtime.choose_profile(machine, {})
+    assert profile.dtype == dtype
+    assert ("float32 faster" in profile.reason) == slow and (
+        "with slow bf16" in str(machine)
+    ) == slow
+
+
+@pytest.mark.parametrize(
+    ("gpus", "speed", "share"), [(0, 1.9e12, 0.5), (0, 3e11, 0.15), (1, 3e11, 0.5)]
+)
+def test_make_test_does_what_the_machine_can_do_in_its_time(
+    fake_torch, monkeypatch, gpus, speed, share
+):
+    fake_torch(gpus=gpus, device=L4)
+    monkeypatch.setattr(machines, "product_flops", lambda dtype: speed)
+    assert runtime.share_for_tests() == share
+
+
+def test_a_product_is_timed_once_in_each_precision():
+    machines.product_flops.cache_clear()
+    found = [machines.product_flops(dtype, 64, 1) for dtype in ("float32", "bfloat16") * 2]
+    assert min(found) > 0 and machines.product_flops.cache_info().misses == 2
+    machines.product_flops.cache_clear()
