@@ -408,7 +408,8 @@ def shingles(ticket: str, n: int = 5) -> frozenset[str]:
 
 def jaccard(a: frozenset, b: frozenset) -> float:
     """Size of the intersection over size of the union, 0..1 (Jaccard 1912)."""
-    return len(a & b) / len(a | b) if a | b else 0.0
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared) if a or b else 0.0
 
 
 def near_copies(
@@ -420,6 +421,9 @@ def near_copies(
     for row in rows:
         mine = shingles(row["ticket"])
         for other, theirs in others:
-            if other != row["id"] and (similarity := jaccard(mine, theirs)) > limit:
+            shorter, longer = sorted((len(mine), len(theirs)))
+            if shorter <= limit * longer or other == row["id"]:
+                continue  # even if all of the shorter one were shared
+            if (similarity := jaccard(mine, theirs)) > limit:
                 found.append((row["id"], other, round(similarity, 3)))
     return sorted(found, key=lambda pair: -pair[2])
