@@ -6,28 +6,30 @@ import pytest
 
 from helpers import data, runtime, scoreboard
 
-# (method, score, least share of the whole work, least share of half of it), some points under what was measured;
-# half is what `make test` does: half of the training rows and half of the test tickets. See CONTRIBUTING.md.
+# (method, score, least share of the whole work, of half of it, of 0.15 of it), some points under what was measured; half or 0.15
+# is what `make test` does (runtime.share_for_tests): that part of the training rows and of the test tickets, 36 of 244 in the last
+# column, whose intervals are three times as wide. See CONTRIBUTING.md.
+SHARES = (1.0, 0.5, 0.15)
 FLOORS = [
-    ("keyword-rule", "resolved", 0.20, 0.17),
-    ("retrieve-and-quote", "resolved", 0.50, 0.45),
-    ("few-shot", "format", 0.75, 0.72),
-    ("few-shot-constrained", "format", 0.96, 0.94),
-    ("rag-few-shot", "policy", 0.50, 0.45),
-    ("sft", "format", 0.95, 0.90),
-    ("sft", "triage", 0.33, 0.10),
-    ("sft-rag", "format", 0.97, 0.94),
-    ("sft-rag", "policy", 0.88, 0.82),
-    ("sft-rag", "facts", 0.73, 0.62),
-    ("sft-rag", "resolved", 0.74, 0.55),
+    ("keyword-rule", "resolved", 0.20, 0.17, 0.13),
+    ("retrieve-and-quote", "resolved", 0.50, 0.45, 0.42),
+    ("few-shot", "format", 0.75, 0.72, 0.65),
+    ("few-shot-constrained", "format", 0.96, 0.94, 0.90),
+    ("rag-few-shot", "policy", 0.50, 0.45, 0.45),
+    ("sft", "format", 0.95, 0.90, 0.85),
+    ("sft", "triage", 0.33, 0.10, None),
+    ("sft-rag", "format", 0.97, 0.94, 0.85),
+    ("sft-rag", "policy", 0.88, 0.82, 0.70),
+    ("sft-rag", "facts", 0.73, 0.62, 0.25),
+    ("sft-rag", "resolved", 0.74, 0.55, 0.15),
 ]
 MODEL_ROWS = scoreboard.ORDER[2:]
 
 
 @pytest.fixture(scope="module")
 def board() -> dict[str, dict]:
-    if runtime.share() not in (0.5, 1.0):
-        pytest.skip("floors are known for all of the work and for half of it")
+    if runtime.share() not in SHARES:
+        pytest.skip(f"floors are known for these parts of the work: {SHARES}")
     if not scoreboard.scoreboard_path().exists():
         pytest.skip("no scoreboard in this runs folder: run the lessons first ('make test' does)")
     return {row["method"]: row for row in scoreboard.read()}
@@ -38,9 +40,12 @@ def test_the_scoreboard_has_a_row_over_the_whole_test_set(board, method):
     assert board[method]["n"] == len(runtime.thinned(data.tickets("test")))
 
 
-@pytest.mark.parametrize(("method", "score", "whole", "half"), FLOORS)
-def test_score_is_above_its_floor(board, method, score, whole, half):
-    assert board[method][score]["value"] >= (half if runtime.fast() else whole)
+@pytest.mark.parametrize(("method", "score", "floors"), [(m, s, f) for m, s, *f in FLOORS])
+def test_score_is_above_its_floor(board, method, score, floors):
+    floor = floors[SHARES.index(runtime.share())]
+    if floor is None:
+        pytest.skip("from that few rows it is not learnt")
+    assert board[method][score]["value"] >= floor
 
 
 def test_every_model_row_has_its_price(board):
