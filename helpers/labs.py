@@ -143,8 +143,17 @@ def lora_config(setting: dict, layers: int):
     )
 
 
-def build(setting: dict, profile: runtime.Profile, folder: str | Path):
-    """The trainer of one setting, ready to train. Its rows are the first ``rows`` of lesson 04's."""
+def build(
+    setting: dict,
+    profile: runtime.Profile,
+    folder: str | Path,
+    batch: int | None = None,
+    accumulation: int = 1,
+):
+    """The trainer of one setting, ready to train. Its rows are the first ``rows`` of lesson 04's.
+
+    ``batch`` rows at a time instead of the setting's, with ``accumulation`` batches a step, are for where memory ran out.
+    """
     from datasets import Dataset
     from trl import SFTConfig
 
@@ -157,7 +166,8 @@ def build(setting: dict, profile: runtime.Profile, folder: str | Path):
         model=model,
         args=SFTConfig(
             output_dir=str(folder),
-            per_device_train_batch_size=setting["batch"],
+            per_device_train_batch_size=batch or setting["batch"],
+            gradient_accumulation_steps=accumulation,
             num_train_epochs=setting["epochs"],
             learning_rate=setting["learning_rate"],
             lr_scheduler_type="cosine",
@@ -195,8 +205,13 @@ def _scored(model, method: str, split: str, every: int, profile: runtime.Profile
 def run(setting: dict, profile: runtime.Profile) -> dict:
     """Train one setting, score it on every second validation ticket (and on the test set if ``test``); returns its line."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build(setting, profile, folder)
-        trainer.train()
+
+        def attempt(batch: int, accumulation: int):
+            trainer = build(setting, profile, folder, batch, accumulation)
+            trainer.train()
+            return trainer
+
+        trainer = training.halve_on_oom(attempt, setting["batch"])
         peak = runtime.peak_memory_gb()
         loss = trainer.evaluate()["eval_loss"]
         trainer.model.save_pretrained(folder)

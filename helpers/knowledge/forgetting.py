@@ -72,7 +72,12 @@ class Watch:
     """Measures what the model remembers before training and at each of ``POINTS``; ``points`` holds what it found."""
 
     def __init__(self, tokenizer):
-        self.tokenizer, self.left, self.points, self.seconds = tokenizer, list(POINTS), [], 0.0
+        self.tokenizer = tokenizer
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was measured: a training run begins, perhaps again after memory ran out."""
+        self.left, self.points, self.seconds = list(POINTS), [], 0.0
 
     def measure(self, trainer, epoch: float) -> None:
         started = time.perf_counter()
@@ -88,6 +93,7 @@ class Watch:
 
         class Callback(TrainerCallback):
             def on_train_begin(self, args, state, control, **kwargs):
+                watch.begin()
                 watch.measure(trainer, 0.0)
 
             def on_step_end(self, args, state, control, **kwargs):

@@ -61,15 +61,25 @@ def trainer_for(
 def train(rows: list[dict], profile: runtime.Profile, callback=None, **arguments):
     """Train on rows, with ``arguments`` as for ``trainer_for``; returns the trainer and the seconds. Nothing is left on disk.
 
-    ``callback(trainer)`` may return a ``TrainerCallback`` to add.
+    ``callback(trainer)`` may return a ``TrainerCallback`` to add. Where memory runs out it begins again with half as many rows
+    at a time (``training.halve_on_oom``), callback included.
     """
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_for(rows, profile, folder, **arguments)
-        if callback:
-            trainer.add_callback(callback(trainer))
-        started = time.perf_counter()
-        trainer.train()
-        return trainer, time.perf_counter() - started
+
+        def attempt(batch: int, accumulation: int):
+            trainer = trainer_for(
+                *(rows, profile, folder),
+                **arguments,
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+            )
+            if callback:
+                trainer.add_callback(callback(trainer))
+            started = time.perf_counter()
+            trainer.train()
+            return trainer, time.perf_counter() - started
+
+        return training.halve_on_oom(attempt, arguments.pop("per_device_train_batch_size", 4))
 
 
 def as_served(trainer):

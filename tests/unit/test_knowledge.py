@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from helpers import data, knowledge, labs, models, probes, runtime
+from helpers import data, knowledge, labs, models, probes, runtime, training
 from helpers.knowledge import distractors, facts, forgetting, persona, runs
 
 PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
@@ -15,19 +15,6 @@ def kept(tmp_path, monkeypatch):
     path = tmp_path / "labs.jsonl"
     monkeypatch.setattr(labs, "path", lambda: path)
     return path
-
-
-@pytest.fixture
-def tiny(monkeypatch, tiny_llama):
-    """Every model is a small random one that ends at once or never, and all work is a dry run's."""
-    tokenizer = models.load_tokenizer(PROFILE)
-    monkeypatch.setenv("WORKSHOP_FAST", "1")
-    monkeypatch.setenv("WORKSHOP_COMPILE", "0")
-    monkeypatch.setattr(
-        models,
-        "load_model",
-        lambda profile: tiny_llama(vocab_size=len(tokenizer), max_position_embeddings=2048).eval(),
-    )
 
 
 # --- settings and kept lines ---
@@ -373,6 +360,26 @@ def test_each_experiment_gives_a_line_that_can_be_kept(tiny, monkeypatch, experi
         assert losses[0] != losses[2] and "lora" not in str(line["loss"])
     else:
         assert set(json.dumps(line["outcomes"])) & set("01")
+
+
+def test_memory_that_runs_out_halves_the_rows_and_measures_from_the_start(
+    tiny, monkeypatch, capsys
+):
+    monkeypatch.setattr("helpers.methods.MAX_NEW_TOKENS", 3)
+    step, seen = training.LeanSFTTrainer.training_step, []
+
+    def short_of_memory(self, model, inputs, *args):
+        rows = len(inputs["input_ids"])
+        seen.append((rows, self.args.gradient_accumulation_steps))
+        if rows > 2 and len(seen) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, model, inputs, *args)
+
+    monkeypatch.setattr(training.LeanSFTTrainer, "training_step", short_of_memory)
+    setting = knowledge.settings("forgetting", kind="full", rows=100, epochs=1)
+    line = knowledge.EXPERIMENTS["forgetting"].run(setting, PROFILE)
+    assert seen[:3] == [(4, 1), (4, 1), (2, 2)] and "with 2" in capsys.readouterr().out
+    assert [point["epoch"] for point in line["points"]] == [0, 0.5, 1]
 
 
 def test_replay_rows_are_the_base_models_own_answers_that_ended_all_kinds_alike(tiny, monkeypatch):

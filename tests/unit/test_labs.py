@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers import labs, runtime
+from helpers import labs, runtime, training
 
 PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
 
@@ -113,3 +113,24 @@ def test_a_word_from_the_shell_gets_the_type_of_its_setting(kept, monkeypatch, c
     assert seen == {"rank": 4, "learning_rate": 1e-3, "test": True, "kind": "full"}
     assert labs.main(["rank=four"]) == 2
     assert "four" in capsys.readouterr().out
+
+
+def test_a_run_trains_scores_and_goes_on_with_fewer_rows_at_a_time_where_memory_runs_out(
+    tiny, monkeypatch, capsys
+):
+    monkeypatch.setattr("helpers.methods.MAX_NEW_TOKENS", 3)
+    step, seen = training.LeanSFTTrainer.training_step, []
+
+    def short_of_memory(self, model, inputs, *args):
+        seen.append((len(inputs["input_ids"]), self.args.gradient_accumulation_steps))
+        if seen[-1][0] > 2:
+            raise MemoryError
+        return step(self, model, inputs, *args)
+
+    monkeypatch.setattr(training.LeanSFTTrainer, "training_step", short_of_memory)
+    setting = labs.settings(kind="full", rows=8)
+    line = json.loads(json.dumps(labs.run(setting, PROFILE)))
+    assert seen == [(4, 1)] + 4 * [(2, 2)] and "with 2" in capsys.readouterr().out
+    assert line["key"] == labs.key_of(setting, PROFILE) and line["test"] is None
+    assert line["validation"]["n"] == 123 == len(line["validation"]["tickets"])
+    assert line["train_tokens"] > 0 and line["validation_loss"] > 0
