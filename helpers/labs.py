@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -279,10 +280,16 @@ def changes_of(words: list[str], base: dict) -> dict:
 
 
 def make_each(module: str, runs: list[list[str]]) -> None:
-    """Run ``python -m module words`` for each list of words, one after another, so that each has its peak memory to itself."""
+    """Run ``python -m module words`` for each list of words, one after another, so that each has its peak memory to itself.
+
+    Says which one runs and how long all took. A run that fails raises CalledProcessError; those before it are kept.
+    """
+    started = time.perf_counter()
     for number, words in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {' '.join(words)}", flush=True)
+        spent = (time.perf_counter() - started) / 60
+        print(f"[{number}/{len(runs)}, {spent:.0f} min] {' '.join(words)}", flush=True)
         subprocess.run([sys.executable, "-m", module, *words], check=True)
+    print(f"{module}: {len(runs)} runs in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
 def main(arguments: list[str]) -> int:

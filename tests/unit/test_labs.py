@@ -134,3 +134,21 @@ def test_a_run_trains_scores_and_goes_on_with_fewer_rows_at_a_time_where_memory_
     assert line["key"] == labs.key_of(setting, PROFILE) and line["test"] is None
     assert line["validation"]["n"] == 123 == len(line["validation"]["tickets"])
     assert line["train_tokens"] > 0 and line["validation_loss"] > 0
+
+
+def test_each_missing_run_has_a_process_of_its_own_and_a_failing_one_stops(monkeypatch, capsys):
+    asked = []
+
+    def run(command, check):
+        asked.append(command[1:])
+        if "rank=0" in command:
+            raise labs.subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(labs.subprocess, "run", run)
+    labs.make_each("helpers.labs", [["rank=1"], ["rank=4", "rows=25"]])
+    assert asked == [["-m", "helpers.labs", "rank=1"], ["-m", "helpers.labs", "rank=4", "rows=25"]]
+    out = capsys.readouterr().out
+    assert "[2/2, 0 min] rank=4 rows=25" in out and "2 runs in 0.0 minutes" in out
+    with pytest.raises(labs.subprocess.CalledProcessError):
+        labs.make_each("helpers.labs", [["rank=0"], ["rank=1"]])
+    assert len(asked) == 3
