@@ -8,7 +8,8 @@ from helpers import data, runtime, scoreboard
 
 # (method, score, least share of the whole work, of half of it, of 0.15 of it), some points under what was measured; half or 0.15
 # is what `make test` does (runtime.share_for_tests): that part of the training rows and of the test tickets, 36 of 244 in the last
-# column, whose intervals are three times as wide. See CONTRIBUTING.md.
+# column. There the floors leave room for what 36 tickets scatter, and for seeds: on 400 rows three of them resolve 32, 33 and 23 % of
+# validation, format 91 to 95 % (data/labs.jsonl); 491 rows and one seed gave 36 and 94 % of 36 test tickets. See CONTRIBUTING.md.
 SHARES = (1.0, 0.5, 0.15)
 FLOORS = [
     ("keyword-rule", "resolved", 0.20, 0.17, 0.13),
@@ -16,12 +17,12 @@ FLOORS = [
     ("few-shot", "format", 0.75, 0.72, 0.65),
     ("few-shot-constrained", "format", 0.96, 0.94, 0.90),
     ("rag-few-shot", "policy", 0.50, 0.45, 0.45),
-    ("sft", "format", 0.95, 0.90, 0.85),
+    ("sft", "format", 0.95, 0.90, 0.80),
     ("sft", "triage", 0.33, 0.10, None),
-    ("sft-rag", "format", 0.97, 0.94, 0.85),
+    ("sft-rag", "format", 0.97, 0.94, 0.80),
     ("sft-rag", "policy", 0.88, 0.82, 0.70),
     ("sft-rag", "facts", 0.73, 0.62, 0.25),
-    ("sft-rag", "resolved", 0.74, 0.55, 0.15),
+    ("sft-rag", "resolved", 0.74, 0.55, 0.10),
 ]
 MODEL_ROWS = scoreboard.ORDER[2:]
 
@@ -54,7 +55,9 @@ def test_every_model_row_has_its_price(board):
 
 
 def test_tuning_with_retrieval_beats_prompting_with_retrieval(board):
-    assert board["sft-rag"]["resolved"]["low"] > board["rag-few-shot"]["resolved"]["high"]
+    tuned, prompted = (board[name]["resolved"] for name in ("sft-rag", "rag-few-shot"))
+    few = board["sft-rag"]["n"] < 100  # intervals too wide to keep apart
+    assert tuned["value" if few else "low"] > prompted["high"]
 
 
 def test_the_tuned_rows_were_trained_in_this_run(board):
