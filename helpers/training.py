@@ -247,9 +247,8 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
-        done.append(
-            f"adapters in {profile.dtype}, like the weights; the optimiser keeps float32 copies"
-        )
+        copies = "" if dtype == torch.float32 else "; the optimiser keeps float32 copies"
+        done.append(f"adapters in {profile.dtype}, like the weights{copies}")
         batch = trainer.args.per_device_train_batch_size
         steps = len(trainer.train_dataset) * trainer.args.num_train_epochs / batch
         causal_lm = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
