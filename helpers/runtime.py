@@ -82,7 +82,7 @@ def share_for_tests() -> float:
     """Which part of the work ``make test`` does on this machine, so that it ends within three quarters of an hour on two cores.
 
     Half where there is a GPU or the CPU multiplies at 0.6 TFLOP/s or more in the profile's precision (with AMX about 2), else 0.15:
-    in float32 two server cores reach 0.3, and the lessons take about three times as long. ``tests/floors`` has floors for both.
+    in float32 two server cores reach 0.3, and the lessons take about twice as long. ``tests/floors`` has floors for both.
     """
     from helpers.machine import product_flops
 
