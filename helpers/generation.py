@@ -57,12 +57,47 @@ def _plain_head(model):
         hook.remove()
 
 
-def _shared_cache(prefix):
-    """What makes caches for rows that all begin with ``prefix`` (a cache of one row); registers the attention that reads both.
+@contextmanager
+def _packed_weights(model, rows: int):
+    """On a CPU in bf16: the weights in oneDNN's own layout, made once for all tokens and not anew at each.
 
-    ``DynamicCache`` copies the prefix to every row, and again at every step. Here it is kept once: at each
-    new token the queries of all rows meet it in one matrix product, and only what follows it is stored row
-    by row. Introduced in lesson 01, section 1.3.
+    torch has no public name for it: these are the operations that its compiler calls when it freezes weights (where
+    they are missing, nothing changes). ``rows``: how many the layout is meant for. While it lasts, the weights take their memory twice.
+    """
+    import torch
+
+    supported = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+    supported = supported and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    packed = []
+    for module in model.modules() if supported else ():
+        weight = getattr(module, "weight", None)
+        if type(module) is not torch.nn.Linear or "forward" in vars(module):
+            continue  # another layer's, or packed already
+        if (
+            weight.device.type == "cpu"
+            and weight.dtype == torch.bfloat16
+            and min(weight.shape) > 64
+        ):
+            laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+            module.forward = lambda x, laid_out=laid_out, bias=module.bias: (
+                torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")
+            )
+            packed.append(module)
+    try:
+        yield
+    finally:
+        for module in packed:
+            del module.forward
+
+
+def _cache_maker(model, prefix=None):
+    """What makes an empty cache for a batch; with a ``prefix`` (a cache of one row), for rows that all begin with it.
+
+    ``DynamicCache`` copies all that came before at every step, and a shared prefix to every row. Here a row's own tokens
+    grow in a buffer with room, and the prefix is kept once: at each new token the queries of all rows meet it
+    in one matrix product. Introduced in lesson 01, section 1.3.
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
@@ -70,10 +105,10 @@ def _shared_cache(prefix):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import eager_mask
 
-    length = prefix.get_seq_length()
+    length = prefix.get_seq_length() if prefix else 0
 
     class OwnTokens(DynamicLayer):
-        """Grows by ``ROOM`` tokens at a time: ``torch.cat`` at each step would copy all that came before."""
+        """Grows by ``ROOM`` tokens at a time."""
 
         room = None  # keys and values, of which self.keys and self.values are the first columns
 
@@ -90,9 +125,8 @@ def _shared_cache(prefix):
             for room, new in zip(self.room, (keys, values)):
                 room[:, :, start:end] = new
             self.keys, self.values = (room[:, :, :end] for room in self.room)
-            return (
-                self.room
-            )  # whole, since a product copies a view; the mask hides what is not written yet
+            # after a prefix the whole room, since a product copies a view; the mask hides what is not written yet
+            return self.room if prefix else (self.keys, self.values)
 
         def batch_select_indices(self, indices):
             end = self.keys.shape[-2]
@@ -105,9 +139,15 @@ def _shared_cache(prefix):
         if new > 1:
             key = torch.cat([layer.keys.expand(rows, -1, -1, -1), key], -2)
             value = torch.cat([layer.values.expand(rows, -1, -1, -1), value], -2)
-            return sdpa_attention_forward(
-                module, query, key, value, attention_mask, scaling=scaling
+            if query.device.type != "cpu":
+                return sdpa_attention_forward(
+                    module, query, key, value, attention_mask, scaling=scaling
+                )
+            # with a mask transformers repeats keys and values for each head; on the CPU torch does without
+            mixed = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, attention_mask, scale=scaling, enable_gqa=True
             )
+            return mixed.transpose(1, 2).contiguous(), None
         asked = (query * scaling).reshape(rows, groups, -1, dim)
         folded = asked.transpose(0, 1).reshape(groups, -1, dim)
         mask = attention_mask[..., length:]
@@ -122,12 +162,13 @@ def _shared_cache(prefix):
         mixed = mixed.transpose(0, 1) + own @ value
         return mixed.reshape(rows, 1, heads, dim), None
 
-    AttentionInterface.register("shared_prefix", attend)
-    AttentionMaskInterface.register("shared_prefix", eager_mask)
+    if prefix:
+        AttentionInterface.register("shared_prefix", attend)
+        AttentionMaskInterface.register("shared_prefix", eager_mask)
 
     def new_cache():
         cache = DynamicCache()
-        cache.layers = [OwnTokens() for _ in prefix.layers]
+        cache.layers = [OwnTokens() for _ in range(model.config.num_hidden_layers)]
         return cache
 
     return new_cache
@@ -247,7 +288,8 @@ def generate(
         return scores.argmax(-1)
 
     bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
-    with torch.inference_mode(), _plain_head(model):
+    size = min(batch_size, len(prompts))
+    with torch.inference_mode(), _plain_head(model), _packed_weights(model, size):
         if prefix >= 16:
             started = time.perf_counter()
             ids = torch.tensor([prompts[0][:prefix]], device=model.device)
@@ -270,9 +312,8 @@ def generate(
             mask = torch.tensor(
                 [[1] * prefix + [0] * p + [1] * len(s) for p, s in zip(pad, suffixes)]
             )
-            new_cache = DynamicCache
+            new_cache = _cache_maker(model, prefix_cache)
             if prefix_cache is not None:
-                new_cache = _shared_cache(prefix_cache)
                 model.set_attn_implementation("shared_prefix")
             try:
                 written = _write(
@@ -295,10 +336,11 @@ def latency(
     model, tokenizer, conversations: list[list[dict]], max_new_tokens: int = 96
 ) -> list[float]:
     """Seconds for each conversation, asked one at a time with nothing shared: as one user feels it."""
-    return [
-        generate(model, tokenizer, [messages], max_new_tokens=max_new_tokens)[0].seconds
-        for messages in conversations
-    ]
+    with _packed_weights(model, 1):
+        return [
+            generate(model, tokenizer, [messages], max_new_tokens=max_new_tokens)[0].seconds
+            for messages in conversations
+        ]
 
 
 def house_grammar(tokenizer, schema: dict, text_tokens: int = 44):

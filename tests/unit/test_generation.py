@@ -77,12 +77,13 @@ def test_rows_that_end_leave_the_batch_and_change_no_other(tiny, tokenizer, monk
 
     monkeypatch.setattr(generation, "ROOM", 3)  # so that it grows, too, before and after rows leave
     prompts = [generation.encode(tokenizer, messages) for messages in QUESTIONS]
-    prefix, new_cache = generation.shared_prefix(prompts) if shared else 0, DynamicCache
+    prefix, new_cache = 0, generation._cache_maker(tiny)
     if shared:
+        prefix = generation.shared_prefix(prompts)
         ids = torch.tensor([prompts[0][:prefix]])
         with torch.inference_mode():
             read = tiny(ids, past_key_values=DynamicCache(), use_cache=True).past_key_values
-        new_cache = generation._shared_cache(read)
+        new_cache = generation._cache_maker(tiny, read)
 
     def write(prompts, end):
         width = max(map(len, prompts))
@@ -111,6 +112,35 @@ def test_rows_that_end_leave_the_batch_and_change_no_other(tiny, tokenizer, monk
     cut = [tokens[: tokens.index(end) + 1] if end in tokens else tokens for tokens in free]
     assert len({len(tokens) for tokens in cut}) > 1
     assert write(prompts, end) == cut
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bf16 products"
+)
+def test_weights_laid_out_once_multiply_as_the_plain_ones_do(tiny_llama):
+    model = tiny_llama(vocab_size=256, hidden_size=128, intermediate_size=256).eval().bfloat16()
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    ids = torch.arange(40).view(2, 20)
+
+    def packed() -> list[bool]:
+        return ["forward" in vars(module) for module in linear]
+
+    with torch.inference_mode():
+        plain = model(ids).logits
+        with pytest.raises(KeyError), generation._packed_weights(model, 2):
+            assert sum(packed()) > len(linear) / 2
+            assert torch.allclose(model(ids).logits, plain, atol=0.02)
+            with generation._packed_weights(model, 1):
+                pass
+            assert sum(packed()) > len(linear) / 2  # the inner one leaves what the outer one made
+            raise KeyError("what happens inside")
+    assert not any(packed())
+
+
+def test_float32_is_not_laid_out_anew(tiny_llama):
+    model = tiny_llama(vocab_size=256, hidden_size=128, intermediate_size=256)
+    with generation._packed_weights(model, 2):
+        assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_replies_come_in_the_order_of_the_questions(tiny, tokenizer):
