@@ -57,6 +57,14 @@ def _plain_head(model):
         hook.remove()
 
 
+def _can_pack() -> bool:
+    """Whether this torch and this processor have oneDNN's products in bf16, and the operations to lay weights out for them."""
+    import torch
+
+    found = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return found and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @contextmanager
 def _packed_weights(model, rows: int):
     """On a CPU in bf16: the weights in oneDNN's own layout, made once for all tokens and not anew at each.
@@ -66,26 +74,21 @@ def _packed_weights(model, rows: int):
     """
     import torch
 
-    supported = torch.backends.mkldnn.is_available() and hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    )
-    supported = supported and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # a module with a forward of its own is packed already, or wrapped by another library
+    linear = [m for m in model.modules() if type(m) is torch.nn.Linear and "forward" not in vars(m)]
     packed = []
-    for module in model.modules() if supported else ():
-        weight = getattr(module, "weight", None)
-        if type(module) is not torch.nn.Linear or "forward" in vars(module):
-            continue  # another layer's, or packed already
-        if (
-            weight.device.type == "cpu"
-            and weight.dtype == torch.bfloat16
-            and min(weight.shape) > 64
-        ):
-            laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    try:
+        for module in linear if _can_pack() else ():
+            weight = module.weight.detach()
+            if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+                continue
+            if min(weight.shape) <= 64:
+                continue  # an adapter's: too small to gain
+            laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
             module.forward = lambda x, laid_out=laid_out, bias=module.bias: (
                 torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")
             )
             packed.append(module)
-    try:
         yield
     finally:
         for module in packed:
@@ -105,7 +108,7 @@ def _cache_maker(model, prefix=None):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import eager_mask
 
-    length = prefix.get_seq_length() if prefix else 0
+    length = 0 if prefix is None else prefix.get_seq_length()
 
     class OwnTokens(DynamicLayer):
         """Grows by ``ROOM`` tokens at a time."""
@@ -126,7 +129,7 @@ def _cache_maker(model, prefix=None):
                 room[:, :, start:end] = new
             self.keys, self.values = (room[:, :, :end] for room in self.room)
             # after a prefix the whole room, since a product copies a view; the mask hides what is not written yet
-            return self.room if prefix else (self.keys, self.values)
+            return self.room if length else (self.keys, self.values)
 
         def batch_select_indices(self, indices):
             end = self.keys.shape[-2]
@@ -162,7 +165,7 @@ def _cache_maker(model, prefix=None):
         mixed = mixed.transpose(0, 1) + own @ value
         return mixed.reshape(rows, 1, heads, dim), None
 
-    if prefix:
+    if prefix is not None:
         AttentionInterface.register("shared_prefix", attend)
         AttentionMaskInterface.register("shared_prefix", eager_mask)
 

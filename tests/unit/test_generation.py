@@ -114,9 +114,7 @@ def test_rows_that_end_leave_the_batch_and_change_no_other(tiny, tokenizer, monk
     assert write(prompts, end) == cut
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bf16 products"
-)
+@pytest.mark.skipif(not generation._can_pack(), reason="no bf16 products by oneDNN here")
 def test_weights_laid_out_once_multiply_as_the_plain_ones_do(tiny_llama):
     model = tiny_llama(vocab_size=256, hidden_size=128, intermediate_size=256).eval().bfloat16()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
@@ -135,6 +133,13 @@ def test_weights_laid_out_once_multiply_as_the_plain_ones_do(tiny_llama):
             assert sum(packed()) > len(linear) / 2  # the inner one leaves what the outer one made
             raise KeyError("what happens inside")
     assert not any(packed())
+
+
+def test_where_torch_cannot_lay_weights_out_nothing_changes(tiny_llama, monkeypatch):
+    monkeypatch.setattr(generation, "_can_pack", lambda: False)
+    model = tiny_llama(vocab_size=256, hidden_size=128, intermediate_size=256).bfloat16()
+    with generation._packed_weights(model, 2):
+        assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_float32_is_not_laid_out_anew(tiny_llama):
