@@ -68,10 +68,25 @@ def encode_one(text: str) -> np.ndarray:
     return (vector / vector.norm()).numpy()
 
 
-def _fit(features, owner, C: float):
+def _classifier(C: float):
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=C, max_iter=300).fit(features, owner)
+    return LogisticRegression(C=C, max_iter=300)
+
+
+def _fit(features, owner, C: float):
+    return _classifier(C).fit(features, owner)
+
+
+def _out_of_fold(features, owner, C: float, folds: int) -> np.ndarray:
+    """P(owner) of each row, (rows, owners), from a model fitted without its fold; a fold is fitted on each core at a time."""
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    split = StratifiedKFold(folds, shuffle=True, random_state=0)
+    cores = -1 if len(owner) > 1000 else 1  # for a few rows, starting processes takes longer
+    return cross_val_predict(
+        _classifier(C), features, owner, cv=split, method="predict_proba", n_jobs=cores
+    )
 
 
 def _kept(function):
@@ -210,13 +225,9 @@ class Learned:
         there, down to the share at work (``methods.REPAIRED``). Raises KeyError for a row that is not among the past tickets.
         """
         if self._folds is None:
-            from sklearn.model_selection import StratifiedKFold
-
             self._folds = np.zeros((len(self.past), len(self.sections) + 1))
-            split = StratifiedKFold(folds, shuffle=True, random_state=0)
-            for fit, held in split.split(self._owner, self._owner):
-                model = _kept(_fit)(self._features[fit], self._owner[fit], self.C)
-                self._folds[held] = self._probabilities(model, self._features[held])
+            held = _kept(_out_of_fold)(self._features, self._owner, self.C, folds)
+            self._folds[:, np.unique(self._owner)] = held
         place = {row["id"]: i for i, row in enumerate(self.past)}
         mine = [place[row["id"]] for row in rows]
         tickets = [self.past[i]["ticket"] for i in mine]
