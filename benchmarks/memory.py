@@ -10,7 +10,6 @@ thing more, which is not counted: the 16-bit file stays mapped after its matrice
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import subprocess
@@ -115,9 +114,7 @@ def _rss() -> tuple[float, float]:
 
 def _reset_peak() -> None:
     """Free what can be freed, and let the largest resident set count from here (``proc(5)``, clear_refs)."""
-    gc.collect()
-    if trim := training.TrimMemory().trim:
-        trim(0)
+    runtime.give_memory_back(collect=True)
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
 

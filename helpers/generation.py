@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from helpers import runtime
 from helpers.data import MAX_WORDS, SIGN_OFF
 
 PREFILL_ROWS = 8
@@ -332,6 +333,8 @@ def generate(
                 replies[i] = Reply(text.strip(), len(prompts[i]), len(tokens), seconds)
             bar.update(len(rows))
     bar.close()
+    if len(prompts) > 1:
+        runtime.give_memory_back()  # the caches of many rows leave holes of a few hundred megabytes
     return replies
 
 

@@ -239,13 +239,12 @@ def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
 
     Raises ModelError if the model or adapter cannot be loaded, too little memory included.
     """
-    import gc
-
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     folder = ensure_base_model(profile.model)
-    gc.collect()  # a trainer of an earlier cell refers to itself and holds its model until collected
+    # a trainer of an earlier cell refers to itself and holds its model until it is collected
+    runtime.give_memory_back(collect=True)
     check_memory(profile)
 
     dtype = getattr(torch, profile.dtype)

@@ -5,11 +5,13 @@ Introduced in lesson 00. Nothing here imports torch until a function is called.
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import random
 import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -311,3 +313,26 @@ def peak_memory_gb() -> float:
         return getattr(psutil.Process().memory_info(), "peak_wset", 0) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+@lru_cache(maxsize=1)
+def _heap_trim():
+    """glibc's ``malloc_trim``, or None where there is another C library."""
+    import ctypes
+
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return None
+
+
+def give_memory_back(collect: bool = False) -> None:
+    """Give freed memory back to the system (``malloc_trim``; where that is missing nothing happens). It takes milliseconds.
+
+    Arrays of many sizes leave holes in the heap, which the process keeps. ``collect`` first frees what only refers to itself, such as
+    a trainer of an earlier cell with its model.
+    """
+    if collect:
+        gc.collect()
+    if trim := _heap_trim():
+        trim(0)

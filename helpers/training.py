@@ -164,34 +164,23 @@ def completion_loss(hidden, head, labels, rows: int = 128):
 
 
 class TrimMemory(TrainerCallback):
-    """Give freed memory back to the system every few steps (glibc's ``malloc_trim``; elsewhere it does nothing).
+    """Give freed memory back to the system every few steps (``runtime.give_memory_back``).
 
     Batches of many lengths leave holes in the heap, and the process would grow by gigabytes over a run.
     """
 
     def __init__(self, every: int = 8):
-        import ctypes
-
         self.every = every
-        try:
-            self.trim = ctypes.CDLL("libc.so.6").malloc_trim
-        except (OSError, AttributeError):
-            self.trim = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        import gc
-
-        gc.collect()  # models of earlier cells
-        if self.trim:
-            self.trim(0)
+        runtime.give_memory_back(collect=True)  # models of earlier cells
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.trim and state.global_step % self.every == 0:
-            self.trim(0)
+        if state.global_step % self.every == 0:
+            runtime.give_memory_back()
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.trim:
-            self.trim(0)
+        runtime.give_memory_back()
 
 
 def master_adamw(parameters, **options):

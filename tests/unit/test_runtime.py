@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -360,3 +361,23 @@ def test_a_product_is_timed_once_in_each_precision():
     found = [machines.product_flops(dtype, 64, 1) for dtype in ("float32", "bfloat16") * 2]
     assert min(found) > 0 and machines.product_flops.cache_info().misses == 2
     machines.product_flops.cache_clear()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident set of Linux")
+def test_memory_that_was_freed_goes_back_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    if runtime._heap_trim() is None:
+        pytest.skip("no glibc here")
+    pieces = [bytearray(100_000) for _ in range(2_000)]
+    kept = bytearray(100_000)  # at the top of the heap: what is below it does not go back by itself
+    del pieces
+    before = resident()
+    runtime.give_memory_back()
+    assert before - resident() > 100e6 and len(kept)
+
+
+def test_without_glibc_nothing_is_given_back_and_nothing_breaks(monkeypatch):
+    monkeypatch.setattr(runtime, "_heap_trim", lambda: None)
+    runtime.give_memory_back(collect=True)
