@@ -372,8 +372,8 @@ def test_memory_that_was_freed_goes_back_to_the_system():
         pytest.skip("no glibc here")
     pieces = [bytearray(100_000) for _ in range(2_000)]
     kept = bytearray(100_000)  # at the top of the heap: what is below it does not go back by itself
-    del pieces
     before = resident()
+    del pieces
     runtime.give_memory_back()
     assert before - resident() > 100e6 and len(kept)
 
