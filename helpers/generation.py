@@ -96,6 +96,32 @@ def _packed_weights(model, rows: int):
             del module.forward
 
 
+def _can_merge() -> bool:
+    """Whether this torch says, on a CPU, how much weight an attention gave in all."""
+    import torch
+
+    return hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+
+
+def _merged(query, key, value, prefix, mask, scaling: float):
+    """Attention of several tokens a row to a shared prefix and to the row's own tokens: each part alone, then weighed.
+
+    ``query``: (rows, heads, tokens, dim), ``key`` and ``value``: (rows, groups, tokens, dim), ``prefix``: keys and values of one row;
+    returns (rows, tokens, heads, dim). The prefix is met by all rows at once and never copied to them. A part's weight follows from its log-sum-exp
+    (cascade attention: Juravsky et al. 2024, Ye et al. 2024), which only torch's private name returns.
+    """
+    import torch
+
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    rows, heads, new, dim = query.shape
+    asked = query.transpose(0, 1).reshape(1, heads, rows * new, dim)
+    shared, shared_sum = flash(asked, prefix.keys, prefix.values, scale=scaling)
+    own, own_sum = flash(query, key, value, attn_mask=mask, scale=scaling)
+    shared_sum = shared_sum.view(heads, rows, new).transpose(0, 1)
+    weight = (shared_sum - own_sum).sigmoid().to(own.dtype)[..., None]
+    return own.lerp(shared.view(heads, rows, new, dim).transpose(0, 1), weight).transpose(1, 2)
+
+
 def _cache_maker(model, prefix=None):
     """What makes an empty cache for a batch; with a ``prefix`` (a cache of one row), for rows that all begin with it.
 
@@ -112,7 +138,7 @@ def _cache_maker(model, prefix=None):
     length = 0 if prefix is None else prefix.get_seq_length()
 
     class OwnTokens(DynamicLayer):
-        """Grows by ``ROOM`` tokens at a time."""
+        """Grows by ``ROOM`` tokens at a time, once the prompts are read and joined."""
 
         room = None  # keys and values, of which self.keys and self.values are the first columns
 
@@ -123,35 +149,46 @@ def _cache_maker(model, prefix=None):
             if not self.is_initialized:
                 return super().update(keys, values, *args, **kwargs)
             start, end = self.keys.shape[-2], self.keys.shape[-2] + keys.shape[-2]
-            if self.room is None or self.room[0].shape[-2] < end:
-                more = (0, 0, 0, ROOM + end - start)
-                self.room = [torch.nn.functional.pad(old, more) for old in (self.keys, self.values)]
+            if self.room[0].shape[-2] < end:
+                self.join([self], start)
             for room, new in zip(self.room, (keys, values)):
                 room[:, :, start:end] = new
             self.keys, self.values = (room[:, :, :end] for room in self.room)
             # after a prefix the whole room, since a product copies a view; the mask hides what is not written yet
             return self.room if length else (self.keys, self.values)
 
+        def join(self, parts: list[DynamicLayer], width: int) -> None:
+            """Take over the tokens of ``parts``, the layer's caches of a few rows each, as one of ``width`` tokens and with room to grow.
+
+            A part may be shorter: its columns are the last ones, as the rows are padded on the left.
+            """
+            rows, old = sum(len(part.keys) for part in parts), (self.keys, self.values)
+            self.room = [x.new_zeros(rows, x.shape[1], width + ROOM, x.shape[3]) for x in old]
+            start = 0
+            for part in parts:
+                end = start + len(part.keys)
+                for room, read in zip(self.room, (part.keys, part.values)):
+                    room[start:end, :, width - read.shape[2] : width] = read
+                start = end
+            self.keys, self.values = (room[:, :, :width] for room in self.room)
+
         def batch_select_indices(self, indices):
             end = self.keys.shape[-2]
-            self.room = [room[indices] for room in self.room or (self.keys, self.values)]
+            self.room = [room[indices] for room in self.room]
             self.keys, self.values = (room[:, :, :end] for room in self.room)
 
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
         layer = prefix.layers[module.layer_idx]
         (rows, heads, new, dim), groups = query.shape, key.shape[1]
         if new > 1:
+            if query.device.type == "cpu" and _can_merge():
+                own_mask = attention_mask[..., length:]
+                return _merged(query, key, value, layer, own_mask, scaling), None
             key = torch.cat([layer.keys.expand(rows, -1, -1, -1), key], -2)
             value = torch.cat([layer.values.expand(rows, -1, -1, -1), value], -2)
-            if query.device.type != "cpu":
-                return sdpa_attention_forward(
-                    module, query, key, value, attention_mask, scaling=scaling
-                )
-            # with a mask transformers repeats keys and values for each head; on the CPU torch does without
-            mixed = torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, attention_mask, scale=scaling, enable_gqa=True
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scaling
             )
-            return mixed.transpose(1, 2).contiguous(), None
         asked = (query * scaling).reshape(rows, groups, -1, dim)
         folded = asked.transpose(0, 1).reshape(groups, -1, dim)
         mask = attention_mask[..., length:]
@@ -185,24 +222,24 @@ def _read(model, ids, mask, positions, prefix: int, new_cache):
     """
     import torch
 
-    caches, scores = [], []
+    parts, scores, width = [], [], ids.shape[1] - prefix
     for start in range(0, len(ids), PREFILL_ROWS):
         cut = slice(start, start + PREFILL_ROWS)
-        caches.append(new_cache())
+        padded = int((mask[cut, prefix:] == 0).sum(-1).min())  # by all of these rows
+        seen = torch.cat([mask[cut, :prefix], mask[cut, prefix + padded :]], -1)
+        parts.append(new_cache())
         output = model(
-            input_ids=ids[cut, prefix:],
-            attention_mask=mask[cut],
-            position_ids=positions[cut],
-            past_key_values=caches[-1],
+            input_ids=ids[cut, prefix + padded :],
+            attention_mask=seen,
+            position_ids=positions[cut, padded:],
+            past_key_values=parts[-1],
             use_cache=True,
             logits_to_keep=1,
         )
         scores.append(output.logits[:, -1])
-    whole = caches[0]
-    for layer, *others in zip(*(cache.layers for cache in caches)):
-        layer.keys = torch.cat([layer.keys, *(other.keys for other in others)])
-        layer.values = torch.cat([layer.values, *(other.values for other in others)])
-    return torch.cat(scores), whole
+    for layer, *others in zip(*(cache.layers for cache in parts)):
+        layer.join([layer, *others], width)
+    return torch.cat(scores), parts[0]
 
 
 def _write(model, ids, mask, new_cache, prefix: int, limit: int, end: int, choose, processors):

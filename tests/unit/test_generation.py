@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -51,7 +53,10 @@ def one_by_one(tiny, tokenizer, conversations):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_batches_without_a_shared_prefix_write_what_one_by_one_writes(tiny, tokenizer, batch_size):
+def test_batches_without_a_shared_prefix_write_what_one_by_one_writes(
+    tiny, tokenizer, monkeypatch, batch_size
+):
+    monkeypatch.setattr(generation, "PREFILL_ROWS", 2)  # parts of a batch have widths of their own
     asked = [
         data.messages("How long?", system) for system in ("Be brief.", "You sell bikes.", "Hm")
     ]
@@ -63,12 +68,43 @@ def test_batches_without_a_shared_prefix_write_what_one_by_one_writes(tiny, toke
     assert not tiny.get_output_embeddings()._forward_pre_hooks
 
 
+@pytest.mark.parametrize("merged", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(tiny, tokenizer, batch_size):
+def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(
+    tiny, tokenizer, monkeypatch, batch_size, merged
+):
+    monkeypatch.setattr(generation, "PREFILL_ROWS", 2)
+    if not merged:
+        monkeypatch.setattr(generation, "_can_merge", lambda: False)
     plain = one_by_one(tiny, tokenizer, QUESTIONS)
     assert generation.shared_prefix([generation.encode(tokenizer, m) for m in QUESTIONS]) >= 16
     ours = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=12, batch_size=batch_size)
     assert [reply.text for reply in ours] == plain
+
+
+@pytest.mark.skipif(not generation._can_merge(), reason="this torch keeps the weights to itself")
+@pytest.mark.parametrize("dtype, near", [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+def test_attention_merged_from_prefix_and_own_tokens_is_that_over_both(dtype, near):
+    torch.manual_seed(0)
+    rows, heads, groups, new, dim, length = 3, 6, 2, 5, 16, 20
+    query = torch.randn(rows, heads, new, dim, dtype=dtype)
+    key, value = torch.randn(2, rows, groups, new, dim, dtype=dtype)
+    prefix = SimpleNamespace(keys=None, values=None)
+    prefix.keys, prefix.values = torch.randn(2, 1, groups, length, dim, dtype=dtype)
+    seen = torch.ones(rows, 1, new, new, dtype=torch.bool).tril()
+    seen[1, ..., :2] = False  # padded on the left
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    merged = generation._merged(query, key, value, prefix, mask, 0.3)
+    assert merged.isfinite().all()  # what a padding computes is never read, but times zero is read
+    whole = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        torch.cat([prefix.keys.expand(rows, -1, -1, -1), key], -2),
+        torch.cat([prefix.values.expand(rows, -1, -1, -1), value], -2),
+        torch.cat([mask.new_zeros(rows, 1, new, length), mask], -1),
+        scale=0.3,
+        enable_gqa=True,
+    )
+    assert (merged - whole.transpose(1, 2)).abs().max() < near
 
 
 @pytest.mark.parametrize("shared", [False, True])
