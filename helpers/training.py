@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
-from helpers import runtime
+from helpers import padding_free, runtime
 from helpers.data import data_sha256
 
 
@@ -67,17 +67,26 @@ class LeanSFTTrainer(SFTTrainer):
         with body_only(causal_lm) if shared else contextlib.nullcontext():
             # DDP has to see the forward pass, or it does not exchange gradients
             forward = model if shared else causal_lm.model
-            hidden = forward(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
+            ids, mask, weight = (
+                inputs["input_ids"],
+                inputs["attention_mask"],
+                causal_lm.lm_head.weight,
+            )
+            if causal_lm.config._attn_implementation == padding_free.NAME:
+                hidden, places = padding_free.hidden_states(forward, ids, mask, weight.dtype)
+            else:
+                hidden = forward(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+                places = torch.arange(ids.numel()).view_as(ids)
         labels = inputs["labels"][:, 1:]
         keep = labels != -100
         count = keep.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        total = completion_loss(hidden[:, :-1][keep], causal_lm.lm_head.weight, labels[keep])
+        total = completion_loss(hidden[places[:, :-1][keep]], weight, labels[keep])
         loss = total / count.clamp(min=1)
         if shared and num_items_in_batch is not None:
             # the count is that of all processes, and DDP averages over them
             loss = loss * self.accelerator.num_processes
         mode = "train" if model.training else "eval"
-        self._total_train_tokens += int(inputs["attention_mask"].sum()) if mode == "train" else 0
+        self._total_train_tokens += int(mask.sum()) if mode == "train" else 0
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         return loss
 
@@ -113,8 +122,8 @@ class LeanSFTTrainer(SFTTrainer):
 def body_only(causal_lm):
     """While it lasts, the model's forward pass ends before its head: its output is the body's, with ``last_hidden_state``."""
     own = vars(causal_lm).get("forward")  # set where accelerate wraps the model itself
-    causal_lm.forward = lambda input_ids=None, use_cache=False, **_: causal_lm.model(
-        input_ids=input_ids, use_cache=use_cache
+    causal_lm.forward = lambda **inputs: causal_lm.model(
+        **{name: value for name, value in inputs.items() if value is not None}
     )
     try:
         yield
@@ -194,7 +203,8 @@ def master_adamw(parameters, **options):
     class MasterAdamW(torch.optim.AdamW):
         def __init__(self, live, **kwargs):
             self.live = list(live)
-            super().__init__([p.detach().clone().float() for p in self.live], **kwargs)
+            copies = [p.detach().clone().float() for p in self.live]
+            super().__init__(copies, **{"fused": True} | kwargs)
 
         @torch.no_grad()
         def step(self, closure=None):
@@ -225,8 +235,8 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
 
     On a CPU with bf16 arithmetic the adapters get bf16 too, and each decoder layer is compiled once (half a minute) where a
     C++ compiler is at hand and the run is long enough to earn it back; with it goes attention written as two matrix products,
-    since the fused CPU kernel is slow backwards on rows as short as ours. ``compiled`` says yes or no instead. Call it after the
-    trainer is built.
+    since the fused CPU kernel is slow backwards on rows as short as ours, and batches without padding (``padding_free``).
+    ``compiled`` says yes or no instead. Call it after the trainer is built.
     """
     import torch
 
@@ -245,11 +255,14 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
             quantized = getattr(causal_lm, "is_quantized", False)
             compiled = compiler_available() and steps >= 60 and not quantized
         if compiled:
-            causal_lm.set_attn_implementation("eager")
+            fits = padding_free.fits(causal_lm)
+            causal_lm.set_attn_implementation(padding_free.NAME if fits else "eager")
+            # what was compiled is kept for the next run, functions with a backward of their own included (they are part of the key)
+            torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
             for layer in causal_lm.model.layers:
                 layer.compile(dynamic=True)
             done.append(
-                "decoder layers compiled, attention as two matrix products "
+                f"decoder layers compiled, attention as two matrix products{', no padding' * fits} "
                 "(the first step takes half a minute)"
             )
     elif profile.quantized:
