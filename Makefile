@@ -34,10 +34,11 @@ lab: setup ## open lesson 00 in JupyterLab on this machine
 run: setup ## execute all lessons in order, refresh their outputs, print the scoreboard
 	@$(PY) -m helpers.lessons run
 
-labs: setup ## the training runs that data/labs.jsonl lacks (1 to 10 minutes each); LESSON=07 only that lesson's, LESSON=06 those of 04 to 06
+labs: setup ## the training runs that data/labs.jsonl lacks (1 to 10 minutes each); LESSON=07 only that lesson's, LESSON=06 those of 04 to 06; AGAIN=1 makes them all anew and compares
 	@case "$(LESSON)" in ""|04|05|06|07) ;; *) echo "LESSON is $(LESSON); 06 for the runs of 04 to 06, 07, or nothing for all"; exit 2;; esac
-	@[ "$(LESSON)" = 07 ] || $(PY) -m helpers.labs
-	@case "$(LESSON)" in ""|07) $(PY) -m helpers.knowledge;; esac
+	@[ -z "$(AGAIN)" ] || exec $(PY) -m helpers.again $(LESSON)
+	@[ "$(AGAIN)" -o "$(LESSON)" = 07 ] || $(PY) -m helpers.labs
+	@case "$(AGAIN)$(LESSON)" in ""|07) $(PY) -m helpers.knowledge;; esac
 
 check: $(VENV)/.installed ## ruff, spelling, notebook hygiene, links
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -98,8 +99,8 @@ def key_of(setting: dict, profile: runtime.Profile) -> str:
 
 
 def path() -> Path:
-    """Where the lines are kept."""
-    return data.data_dir() / "labs.jsonl"
+    """Where the lines are kept: ``data/labs.jsonl``; ``WORKSHOP_LABS`` names another file."""
+    return Path(os.environ.get("WORKSHOP_LABS") or data.data_dir() / "labs.jsonl")
 
 
 def known(profile: runtime.Profile) -> dict[str, dict]:
