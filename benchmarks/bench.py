@@ -54,7 +54,9 @@ def peak_flops(dtype: str) -> float:
     return best
 
 
-def needed_flops(config, first: int, rank: int, tokens: int, graded: int, length: float) -> float:
+def needed_flops(
+    config, first: int, rank: int, tokens: float, graded: float, length: float
+) -> float:
     """Model FLOPs that training on ``tokens`` tokens needs at the least, ``graded`` of them with loss.
 
     2 a weight and token forward; 2 more backward in the layers from ``first`` up, where gradients pass through frozen weights; 6 for
@@ -116,7 +118,8 @@ def built(
 
 def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: int, batch: int):
     """Seconds of each part of a step for 1,000 tokens, after the warm-up; the share of tokens that is graded, the mean row length,
-    and the lowest layer with an adapter. All kinds of ``built`` see the same rows.
+    the lowest layer with an adapter, and the share of tokens that is left when a batch reads its shared beginning once. All kinds
+    of ``built`` see the same rows.
     """
     import torch
     from transformers import TrainerCallback
@@ -159,7 +162,8 @@ def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: in
     sizes = {"per_device_train_batch_size": batch, "max_steps": steps, "logging_steps": 1000}
     with tempfile.TemporaryDirectory() as folder:
         trainer, first = built(kind, rows[: steps * batch], profile, folder, [clock], **sizes)
-        lengths = [len(row["input_ids"]) for row in trainer.train_dataset]
+        prompts = [list(row["input_ids"]) for row in trainer.train_dataset]
+        lengths, shared = list(map(len, prompts)), generation.shared_prefix(prompts)
         graded = [sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset]
         clock.part(trainer.model.get_base_model().model, "forward", "layers forward")
         clock.part(trainer, "compute_loss", "head and loss")
@@ -171,7 +175,9 @@ def train_parts(kind: str, rows: list[dict], profile: runtime.Profile, steps: in
     parts = {name: 1000 * sum(step[name] for step in kept) / tokens for name in kept[0]}
     del trainer
     torch._dynamo.reset()
-    return parts, sum(graded) / sum(lengths), float(np.mean(lengths)), first
+    length = float(np.mean(lengths))
+    once = 1 - shared * (batch - 1) / batch / length
+    return parts, sum(graded) / sum(lengths), length, first, once
 
 
 def loss_curve(kind: str, rows: list[dict], profile: runtime.Profile, seed: int, steps: int):
@@ -304,9 +310,9 @@ def main() -> None:
         print(f"training, {kind}: {steps} steps of {batch} rows", flush=True)
         parts[kind], *counted[kind] = train_parts(kind, rows, profile, steps, batch)
     speeds = {kind: 1000 / sum(seconds.values()) for kind, seconds in parts.items()}
-    graded, length, first = counted["lean"]
+    graded, length, first, once = counted["lean"]
     peak = peak_flops(profile.dtype)
-    needed = needed_flops(config, first, 16, 1, graded, length) * speeds["lean"]
+    needed = needed_flops(config, first, 16, once, graded, length) * speeds["lean"]
     result |= {
         "train_tokens_per_second": speeds,
         "train_seconds_per_1000_tokens": parts,

@@ -7,7 +7,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-from helpers import data, models, runtime, training
+from helpers import data, models, padding_free, runtime, training
 
 PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -52,12 +52,15 @@ def build(tiny_llama):
     return make
 
 
+@pytest.mark.parametrize("padded", [True, False])
 def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(
-    build, tokenizer, rows, tmp_path
+    build, tokenizer, rows, tmp_path, padded
 ):
     found = []
     for trainer_class in (SFTTrainer, training.LeanSFTTrainer):
         trainer = build(trainer_class, tokenizer, rows, tmp_path)
+        if trainer_class is training.LeanSFTTrainer and not padded:
+            trainer.model.get_base_model().set_attn_implementation(padding_free.NAME)
         batch = next(iter(trainer.get_train_dataloader()))
         loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
@@ -72,6 +75,18 @@ def test_the_lean_loss_and_its_gradients_are_the_plain_ones_in_fp32(
     assert len(plain_grads) == len(lean_grads) > 0
     for a, b in zip(plain_grads, lean_grads):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_compiled_layers_come_without_padding_where_each_token_sees_all_before_it(
+    build, tokenizer, rows, tmp_path, window
+):
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path)
+    config = trainer.model.get_base_model().config
+    config.sliding_window = window
+    said = training.make_lean(trainer, PROFILE, compiled=True)[-1]
+    assert ("no padding" in said) is (window is None)
+    assert config._attn_implementation == ("eager" if window else padding_free.NAME)
 
 
 def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(
