@@ -5,6 +5,7 @@ Introduced in lesson 01, section 1.3.
 
 from __future__ import annotations
 
+import functools
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,11 +97,20 @@ def _packed_weights(model, rows: int):
             del module.forward
 
 
+@functools.cache
 def _can_merge() -> bool:
-    """Whether this torch says, on a CPU, how much weight an attention gave in all."""
+    """Whether this torch says, on a CPU, how much weight an attention gave in all, and lets heads share keys (an older one has the name
+    alone, and reads beyond them).
+    """
     import torch
 
-    return hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+    flash = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    if flash is None or tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+        return False
+    query, key, value = torch.linspace(-1, 1, 64).view(4, 1, 2, 8).split([2, 1, 1])
+    query, key, value = query.transpose(0, 1), key, value
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    return torch.allclose(flash(query, key, value)[0], plain, atol=1e-5)
 
 
 def _merged(query, key, value, prefix, mask, scaling: float):
@@ -108,7 +118,7 @@ def _merged(query, key, value, prefix, mask, scaling: float):
 
     ``query``: (rows, heads, tokens, dim), ``key`` and ``value``: (rows, groups, tokens, dim), ``prefix``: keys and values of one row;
     returns (rows, tokens, heads, dim). The prefix is met by all rows at once and never copied to them. A part's weight follows from its log-sum-exp
-    (cascade attention: Juravsky et al. 2024, Ye et al. 2024), which only torch's private name returns.
+    (cascade attention: Juravsky et al. 2024, Ye et al. 2024), which torch's fast attention on a CPU returns under a private name only.
     """
     import torch
 
@@ -218,7 +228,8 @@ def _cache_maker(model, prefix=None):
 def _read(model, ids, mask, positions, prefix: int, new_cache):
     """Run the prompts through the model, ``PREFILL_ROWS`` at a time; returns the last position's scores and one cache of all rows.
 
-    A few rows at a time stay in the processor's cache, and a long shared prefix is spread over a few rows only, not over the batch.
+    A few rows at a time stay in the processor's cache, and where a shared prefix has to be copied to the rows, it is to these few. Each part
+    is as wide as its own longest prompt; joined, all of them end in the same column.
     """
     import torch
 

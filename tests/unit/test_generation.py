@@ -21,6 +21,7 @@ def tiny(tokenizer, tiny_llama):
         hidden_size=64,
         num_attention_heads=4,
         num_key_value_heads=2,
+        initializer_range=0.3,  # at the usual 0.02 attention is nearly even, wherever a token stands
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     ).eval()
@@ -74,12 +75,45 @@ def test_batches_with_a_shared_prefix_write_what_one_by_one_writes(
     tiny, tokenizer, monkeypatch, batch_size, merged
 ):
     monkeypatch.setattr(generation, "PREFILL_ROWS", 2)
-    if not merged:
-        monkeypatch.setattr(generation, "_can_merge", lambda: False)
+    merging, merge = [], generation._merged
+    monkeypatch.setattr(generation, "_can_merge", lambda: merged)
+    monkeypatch.setattr(generation, "_merged", lambda *x: merging.append(len(x[0])) or merge(*x))
     plain = one_by_one(tiny, tokenizer, QUESTIONS)
     assert generation.shared_prefix([generation.encode(tokenizer, m) for m in QUESTIONS]) >= 16
     ours = generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=12, batch_size=batch_size)
     assert [reply.text for reply in ours] == plain
+    assert bool(merging) is merged and all(rows <= 2 for rows in merging)
+
+
+def test_the_pinned_torch_can_merge_and_one_whose_heads_do_not_group_cannot(monkeypatch):
+    generation._can_merge.cache_clear()
+    if torch.__version__.startswith("2.13"):
+        assert generation._can_merge()
+    generation._can_merge.cache_clear()
+    wrong = SimpleNamespace(_scaled_dot_product_flash_attention_for_cpu=lambda q, *_, **__: (q, q))
+    monkeypatch.setattr(torch.ops, "aten", wrong)
+    assert not generation._can_merge()
+    generation._can_merge.cache_clear()
+    monkeypatch.setattr(torch.ops, "aten", SimpleNamespace())
+    assert not generation._can_merge()
+    generation._can_merge.cache_clear()
+
+
+def test_each_part_is_padded_to_its_own_longest_only(tiny, tokenizer, monkeypatch):
+    monkeypatch.setattr(generation, "PREFILL_ROWS", 2)
+    widths, forward = [], tiny.forward
+
+    def seen(*args, **kwargs):
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        widths.append(ids.shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(tiny, "forward", seen)
+    generation.generate(tiny, tokenizer, QUESTIONS, max_new_tokens=1)
+    lengths = sorted(len(generation.encode(tokenizer, messages)) for messages in QUESTIONS)
+    prefix = generation.shared_prefix([generation.encode(tokenizer, m) for m in QUESTIONS])
+    assert widths == [prefix, lengths[1] - prefix, lengths[3] - prefix]
+    assert lengths[1] < lengths[3]
 
 
 @pytest.mark.skipif(not generation._can_merge(), reason="this torch keeps the weights to itself")

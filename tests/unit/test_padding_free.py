@@ -62,21 +62,29 @@ def loss_and_gradients(model, implementation, ids, mask):
     return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
+def far(found: dict, expected: dict) -> float:
+    """The largest distance of two gradients of the same weight, by the length of the expected one."""
+    return max(float((found[k] - expected[k]).norm() / expected[k].norm()) for k in expected)
+
+
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 def test_loss_and_gradients_are_those_of_the_padded_batch(tiny_llama, rows):
-    model = tiny_llama(vocab_size=64, num_attention_heads=4, num_key_value_heads=2)
+    model = tiny_llama(
+        vocab_size=64, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3
+    )
     ids, mask = batch(*rows)
     padded, theirs = loss_and_gradients(model, "sdpa", ids, mask)
     ours, found = loss_and_gradients(model, padding_free.NAME, ids, mask)
     assert ours == pytest.approx(padded, rel=1e-5)
-    for name, gradient in theirs.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert far(found, theirs) < 1e-5
 
 
 def test_compiled_layers_give_the_same(tiny_llama):
     if not training.compiler_available():
         pytest.skip("no C++ compiler")
-    model = tiny_llama(vocab_size=64, num_attention_heads=4, num_key_value_heads=2)
+    model = tiny_llama(
+        vocab_size=64, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3
+    )
     batches = [batch(*rows) for rows in ROWS.values()]
     expected = [loss_and_gradients(model, "sdpa", *each) for each in batches]
     for layer in model.model.layers:
@@ -84,12 +92,11 @@ def test_compiled_layers_give_the_same(tiny_llama):
     for each, (padded, theirs) in zip(batches, expected):
         ours, found = loss_and_gradients(model, padding_free.NAME, *each)
         assert ours == pytest.approx(padded, rel=1e-5)
-        for name, gradient in theirs.items():
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        assert far(found, theirs) < 1e-5
 
 
 def test_a_model_that_was_trained_so_still_writes(tiny_llama):
-    model = tiny_llama(vocab_size=64).eval()
+    model = tiny_llama(vocab_size=64, initializer_range=0.3).eval()
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     asked = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": P}
     usual = model.generate(ids, **asked)
