@@ -21,7 +21,7 @@ def outcomes(line: dict) -> dict[str, str]:
 
     def look(value, where: tuple[str, ...]) -> None:
         if isinstance(value, str) and len(value) > 1 and not set(value) - set("01"):
-            found[", ".join(where)] = value
+            found[", ".join(where[where[0] == "outcomes" :])] = value
         elif isinstance(value, dict):
             for name, inner in value.items():
                 if where or name not in ("key", "setting", "samples", "versions"):

@@ -20,10 +20,7 @@ def facts(reworded: str, seconds: float = 60.0, **changes) -> dict:
 
 
 def test_outcomes_are_the_strings_of_0_and_1_by_where_they_stand():
-    assert again.outcomes(facts("0110")) == {
-        "outcomes, seen": "1111",
-        "outcomes, reworded": "0110",
-    }
+    assert again.outcomes(facts("0110")) == {"seen": "1111", "reworded": "0110"}
     points = {"points": [{"epoch": 0.5, "probe": {"fact": "10"}, "prose": [[2.9, 2]]}]}
     assert again.outcomes(points) == {"points, epoch 0.5, probe, fact": "10"}
 
@@ -38,7 +35,7 @@ def test_every_kept_line_has_outcomes_and_agrees_with_itself():
 
 def test_what_moved_most_is_named_with_both_shares():
     row = again.compared([facts("0" * 12)], [facts("1" * 9 + "000", 90.0)]).iloc[0]
-    assert row["moved most"] == "outcomes, reworded"
+    assert row["moved most"] == "reworded"
     assert (row["kept %"], row["again %"], row["same %"]) == (0, 75, pytest.approx(100 * 7 / 16))
     assert row["p, Holm"] == pytest.approx(2 * 2 * 0.5**9)  # two sides, two groups
     assert (row["kept s"], row["again s"]) == (60, 90)
