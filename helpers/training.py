@@ -20,6 +20,8 @@ from trl import SFTTrainer
 from helpers import padding_free, runtime
 from helpers.data import data_sha256
 
+KEEP_COMPILED = "autograd_cache_allow_custom_autograd_functions"
+
 
 def hardware_arguments(profile: runtime.Profile) -> dict:
     """The ``SFTConfig`` arguments that follow from the profile, not from the lesson.
@@ -258,7 +260,8 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
             fits = padding_free.fits(causal_lm)
             causal_lm.set_attn_implementation(padding_free.NAME if fits else "eager")
             # what was compiled is kept for the next run, functions with a backward of their own included (they are part of the key)
-            torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+            if hasattr(torch._functorch.config, KEEP_COMPILED):  # not in an older torch
+                setattr(torch._functorch.config, KEEP_COMPILED, True)
             for layer in causal_lm.model.layers:
                 layer.compile(dynamic=True)
             done.append(
