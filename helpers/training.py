@@ -150,14 +150,22 @@ def completion_loss(hidden, head, labels, rows: int = 128):
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             to_hidden = torch.empty_like(hidden) if hidden.requires_grad else None
             to_head = torch.zeros_like(head) if head.requires_grad else None
+            table = hidden.new_empty((min(rows, len(labels)), len(head)), dtype=torch.float32)
             for start in range(0, len(labels), rows):
                 block, right = hidden[start : start + rows], labels[start : start + rows, None]
-                scores = (block @ head.T).float()
-                scores -= scores.logsumexp(-1, keepdim=True)
+                # in place throughout: a block's scores are 25 MB, and memory new to the process costs more than the sums
+                scores = table[: len(block)]
+                if block.dtype == torch.float32:
+                    torch.mm(block, head.T, out=scores)
+                else:
+                    scores.copy_(block @ head.T)
+                scores -= scores.amax(-1, keepdim=True)
                 total -= scores.gather(1, right).sum()
+                weight = scores.exp_().sum(-1, keepdim=True)
+                total += weight.log().sum()
                 if to_hidden is None:
                     continue
-                error = scores.exp_().scatter_add_(1, right, -torch.ones_like(scores[:, :1]))
+                error = scores.div_(weight).scatter_add_(1, right, -torch.ones_like(weight))
                 error = error.to(hidden.dtype)
                 to_hidden[start : start + rows] = error @ head
                 if to_head is not None:
