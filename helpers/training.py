@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
-from helpers import padding_free, runtime
+from helpers import int8, padding_free, runtime
 from helpers.data import data_sha256
 
 KEEP_COMPILED = "autograd_cache_allow_custom_autograd_functions"
@@ -246,6 +246,7 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
     On a CPU with bf16 arithmetic the adapters get bf16 too, and each decoder layer is compiled once (half a minute) where a
     C++ compiler is at hand and the run is long enough to earn it back; with it goes attention written as two matrix products,
     since the fused CPU kernel is slow backwards on rows as short as ours, and batches without padding (``padding_free``).
+    Where the processor multiplies 8 bit several times as fast, compiled layers do so with the weights that are frozen (``int8``).
     ``compiled`` says yes or no instead. Call it after the trainer is built.
     """
     import torch
@@ -270,12 +271,17 @@ def make_lean(trainer, profile: runtime.Profile, compiled: bool | None = None) -
             # what was compiled is kept for the next run, functions with a backward of their own included (they are part of the key)
             if hasattr(torch._functorch.config, KEEP_COMPILED):  # not in an older torch
                 setattr(torch._functorch.config, KEEP_COMPILED, True)
+            eighth = int8.freeze(causal_lm) if profile.int8 else 0
             for layer in causal_lm.model.layers:
                 layer.compile(dynamic=True)
             done.append(
                 f"decoder layers compiled, attention as two matrix products{', no padding' * fits} "
                 "(the first step takes half a minute)"
             )
+            if eighth:
+                done.append(
+                    f"{eighth} frozen matrices multiply in 8 bit (WORKSHOP_INT8=0: in float32)"
+                )
     elif profile.quantized:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
@@ -338,7 +344,10 @@ def run_key(lora, arguments, profile: runtime.Profile, rows: list[dict]) -> str:
         if k != "base_model_name_or_path"
     }
     everything = json.dumps(
-        [config, adapter, profile.model, profile.dtype, data_sha256(), rows],
+        [
+            *(config, adapter, profile.model, profile.dtype + ", int8" * profile.int8),
+            *(data_sha256(), rows),
+        ],
         sort_keys=True,
         default=str,
     )

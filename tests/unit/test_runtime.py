@@ -334,8 +334,8 @@ def test_bf16_is_used_where_the_processor_has_it_and_is_faster_with_it(
     fake_torch(cuda=None)
     text = f"processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: {flags}\n"
     monkeypatch.setattr(machines.Path, "read_text", lambda path: text)
-    speed = {"float32": 1e11, "bfloat16": gain * 1e11}
-    monkeypatch.setattr(machines, "product_flops", speed.__getitem__)
+    speed = {"float32": 1e11, "bfloat16": gain * 1e11, "int8": 1e11}
+    monkeypatch.setattr(machines, "product_flops", lambda dtype, **threads: speed[dtype])
     machine = runtime.detect()
     assert (machine.cpu, machine.fast_bf16, machine.slow_bf16) == ("Test CPU", fast, slow)
     profile = runtime.choose_profile(machine, {})
@@ -352,7 +352,7 @@ def test_make_test_does_what_the_machine_can_do_in_its_time(
     fake_torch, monkeypatch, gpus, speed, share
 ):
     fake_torch(gpus=gpus, device=L4)
-    monkeypatch.setattr(machines, "product_flops", lambda dtype: speed)
+    monkeypatch.setattr(machines, "product_flops", lambda dtype, **threads: speed)
     assert runtime.share_for_tests() == share
 
 

@@ -89,6 +89,20 @@ def test_compiled_layers_come_without_padding_where_each_token_sees_all_before_i
     assert config._attn_implementation == ("eager" if window else padding_free.NAME)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_frozen_weights_multiply_in_8_bit_where_the_profile_says_so_and_layers_are_compiled(
+    build, tokenizer, rows, tmp_path, monkeypatch, compiled
+):
+    asked = []
+    monkeypatch.setattr(training.int8, "freeze", lambda model: asked.append(model) or 7)
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path)
+    said = training.make_lean(trainer, replace(PROFILE, int8=True), compiled=compiled)[-1]
+    assert ("7 frozen matrices multiply in 8 bit" in said) is compiled
+    assert asked == [trainer.model.get_base_model()] * compiled
+    training.make_lean(trainer, PROFILE, compiled=True)
+    assert len(asked) == compiled
+
+
 def test_the_lean_loss_divides_by_the_tokens_of_the_whole_accumulated_batch(
     build, tokenizer, rows, tmp_path
 ):
