@@ -5,6 +5,10 @@ Trains the embedded model for a few steps on this machine, full, LoRA and QLoRA,
 is loaded, when all libraries are imported and have trained a toy model once. glibc is told to give every large array back when it is freed
 (``MALLOC_MMAP_THRESHOLD_``), so that the difference is what is held, not what the allocator keeps for later. QLoRA's difference holds one
 thing more, which is not counted: the 16-bit file stays mapped after its matrices were quantised (0.21 GB here).
+
+``python -m benchmarks.memory --gpu`` does it on a CUDA device instead, for the shapes of the models that the GPU profiles take, with random weights: what
+a step holds and how long it takes does not depend on their values, so nothing is fetched. There the measure is torch's
+``max_memory_allocated``, from loading on.
 """
 
 from __future__ import annotations
@@ -15,11 +19,25 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field, replace
 
-from helpers import data, memory, methods, models, runtime, training
+import numpy as np
+from transformers import TrainerCallback
+
+from helpers import data, machine, memory, methods, models, runtime, training
 
 BATCH, STEPS = 8, 4
+GPU_STEPS, GPU_LENGTH, GPU_GRADED = 8, 512, 1 / 3
+# (shape, method, rows, gradient checkpointing); a shape's profile on a T4 is QLoRA with checkpointing, on larger cards LoRA without
+GPU_RUNS = (
+    *(("SmolLM2-1.7B", "qlora", rows, True) for rows in (1, 4)),
+    *(("SmolLM2-1.7B", "lora", rows, False) for rows in (1, 4)),
+    ("SmolLM2-1.7B", "full", 4, True),
+    *(("Qwen3-4B", "lora", rows, False) for rows in (1, 4)),
+    *(("Qwen3-4B", method, 4, True) for method in ("lora", "qlora")),
+)
+EMBEDDED_ON_CPU = {"WORKSHOP_PROFILE": "cpu"}
 GIB = 2**30
 
 
@@ -186,8 +204,116 @@ def measure(method: str) -> dict:
     }
 
 
+def random_model(shape: str, folder: str) -> None:
+    """Save a model of a shape with random bf16 weights and the embedded model's tokenizer: a folder for ``WORKSHOP_MODEL``."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+    of = memory.SHAPES[shape]
+    kind = Qwen3Config if of.qk_norm else LlamaConfig
+    tokenizer = models.load_tokenizer(runtime.choose_profile(machine.detect(), EMBEDDED_ON_CPU))
+    config = kind(
+        num_hidden_layers=of.layers,
+        hidden_size=of.hidden,
+        intermediate_size=of.intermediate,
+        num_attention_heads=of.heads,
+        num_key_value_heads=of.kv_heads,
+        head_dim=of.head_dim,
+        vocab_size=of.vocab,
+        tie_word_embeddings=of.tied,
+        max_position_embeddings=8192,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def measure_on_gpu(shape: str, method: str, rows: int, checkpointing: bool, folder: str) -> dict:
+    """Train ``GPU_STEPS`` steps on random tokens on the first CUDA device; returns the line for ``data/memory.jsonl``.
+
+    ``folder`` holds the model (``random_model``). Rows are of ``GPU_LENGTH`` tokens, the last third of them graded; the trainer is lesson 04's.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig
+
+    profile = replace(runtime.start(), model=folder, quantized=method == "qlora")
+    tokenizer = models.load_tokenizer(profile)
+    model = models.load_model(profile)
+    loaded = torch.cuda.memory_allocated()
+    graded = [int(place >= GPU_LENGTH * (1 - GPU_GRADED)) for place in range(GPU_LENGTH)]
+    ids = torch.randint(1000, 40_000, (rows * GPU_STEPS, GPU_LENGTH)).tolist()
+    ended = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            torch.cuda.synchronize()
+            ended.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as output:
+        trainer = training.LeanSFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=output,
+                per_device_train_batch_size=rows,
+                max_steps=GPU_STEPS,
+                max_length=GPU_LENGTH,
+                save_strategy="no",
+                disable_tqdm=True,
+                **training.hardware_arguments(profile) | {"gradient_checkpointing": checkpointing},
+            ),
+            train_dataset=Dataset.from_list(
+                [{"input_ids": row, "completion_mask": graded} for row in ids]
+            ),
+            processing_class=tokenizer,
+            peft_config=None
+            if method == "full"
+            else LoraConfig(
+                r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+            callbacks=[Clock()],
+        )
+        training.make_lean(trainer, profile)
+        trainer.train()
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    return {
+        "shape": shape,
+        "method": method,
+        "batch": rows,
+        "length": GPU_LENGTH,
+        "graded": GPU_GRADED,
+        "checkpointing": checkpointing,
+        "width": 2,
+        "trained_width": trained[0].element_size(),
+        "trained_parameters": sum(p.numel() for p in trained),
+        "loaded_gb": loaded / 1e9,
+        "measured_gb": torch.cuda.max_memory_allocated() / 1e9,
+        "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
+        "seconds_a_step": float(np.median(np.diff(ended)[2:])),
+        "profile": profile.name,
+        "versions": runtime.versions(),
+        "machine": torch.cuda.get_device_name(0),
+    }
+
+
 def estimate_of(line: dict) -> memory.Memory:
     """What ``helpers.memory`` says of a measured line's run."""
+    if "shape" in line:
+        return memory.estimate(
+            memory.SHAPES[line["shape"]],
+            line["method"],
+            line["batch"],
+            line["length"],
+            adapter_width=line["trained_width"],
+            checkpointing=line["checkpointing"],
+            graded=line["graded"],
+            foreach=False,
+            autocast=True,
+        )
     return memory.estimate(
         memory.SHAPES["SmolLM2-135M"],
         line["method"],
@@ -201,14 +327,56 @@ def estimate_of(line: dict) -> memory.Memory:
     )
 
 
+def name_of(line: dict) -> str:
+    """A measured line's run in a few words: "135M lora", "4B lora, 4 x 512"."""
+    if "shape" not in line:
+        return f"135M {line['method']}"
+    size, rows = line["shape"].split("-")[-1], f"{line['batch']} x {line['length']}"
+    return f"{size} {line['method']}, {rows}" + ", checkpointing" * line["checkpointing"]
+
+
+def main_gpu() -> None:
+    """Measure each of ``GPU_RUNS`` in a process of its own, append the lines, and print them beside their estimates."""
+    from helpers.scoreboard import append_line
+
+    found = []
+    for shape in dict.fromkeys(run[0] for run in GPU_RUNS):
+        with tempfile.TemporaryDirectory() as folder:
+            random_model(shape, folder)
+            for run in (run for run in GPU_RUNS if run[0] == shape):
+                code = f"import benchmarks.memory as m; print(m.json.dumps(m.measure_on_gpu(*{run!r}, {folder!r})))"
+                command = [sys.executable, "-c", code]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+                if done.returncode:
+                    print(*run, "failed", flush=True)
+                    continue
+                line = json.loads(done.stdout.splitlines()[-1])
+                append_line(data.data_dir() / "memory.jsonl", json.dumps(line))
+                found.append(line)
+                print(*run, f"{line['measured_gb']:.2f} GB", flush=True)
+    print(f"{'':36}{'estimate':>10}{'measured':>10}{'ratio':>8}{'tokens/s':>10}")
+    for line in found:
+        estimated, measured = estimate_of(line).gb, line["measured_gb"]
+        speed = line["batch"] * line["length"] / line["seconds_a_step"]
+        print(
+            f"{name_of(line):36}{estimated:10.2f}{measured:10.2f}{estimated / measured:8.2f}{speed:10.0f}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--only", choices=memory.METHODS, help="measure one, print its line as JSON"
     )
-    only = parser.parse_args().only
-    if only:
+    parser.add_argument(
+        "--gpu", action="store_true", help="measure the GPU profiles' shapes on a CUDA device"
+    )
+    arguments = parser.parse_args()
+    if only := arguments.only:
         print(json.dumps(measure(only)))
+        return
+    if arguments.gpu:
+        main_gpu()
         return
     from helpers.scoreboard import append_line
 
@@ -219,7 +387,7 @@ def main() -> None:
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
         line = json.loads(done.stdout.splitlines()[-1])
         append_line(data.data_dir() / "memory.jsonl", json.dumps(line))
-        rows.append((f"135M {method}, here", estimate_of(line).gb, line["measured_gb"]))
+        rows.append((f"{name_of(line)}, here", estimate_of(line).gb, line["measured_gb"]))
     rows += [(row.name, row.estimate().gb, row.gb) for row in PUBLISHED]
     print(f"{'':28}{'estimate':>10}{'measured':>10}{'ratio':>8}")
     for name, estimated, measured in rows:

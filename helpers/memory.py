@@ -152,13 +152,14 @@ def layer_bytes(
     rank: int = 16,
     targets=LINEAR,
     dropout: bool = False,
+    autocast: bool = False,
 ) -> float:
     """Bytes that one layer keeps for its backward pass, for each token; ``width`` is that of weights and activations.
 
     Counted on transformers' Llama layer with scaled-dot-product attention: both norms' inputs in float32 and, where their
     weights are trained, what they scale; q, k, v and the attention's output; gate, its activation and up; the input of each matrix that is
     trained or adapted. An adapter of another width than the layer keeps its own copy of the input, and so does one
-    with dropout, with a mask of a byte an entry (on CUDA). A unit test holds this against what PyTorch's autograd really saves.
+    with dropout, with a mask of a byte an entry (on CUDA). Under ``autocast`` the copies are as wide as the layer. A unit test holds this against what PyTorch's autograd really saves.
     """
     h, f = shape.hidden, shape.intermediate
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -170,7 +171,8 @@ def layer_bytes(
         return total + width * (4 * h + f + (q + kv if shape.qk_norm else 0))
     total += adapter_width * rank * len(targets)
     if dropout or adapter_width != width:
-        return total + sum((adapter_width + bool(dropout)) * inputs[name] for name in targets)
+        copy = width if autocast else adapter_width
+        return total + sum((copy + bool(dropout)) * inputs[name] for name in targets)
     groups = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"down_proj"})
     return total + width * sum(inputs[min(g)] for g in groups if g & set(targets))
 
@@ -193,6 +195,7 @@ def estimate(
     double_quant: bool = True,
     graded: float | None = None,
     foreach: bool = True,
+    autocast: bool = False,
 ) -> Memory:
     """The memory of one training step on ``batch`` rows padded to ``length`` tokens.
 
@@ -206,7 +209,8 @@ def estimate(
     - ``graded``: None scores every position at once (``LOGIT_BYTES`` for each vocabulary entry), as a plain trainer does; a share between 0 and
       1 is the part of positions with loss, scored in blocks by ``helpers.training.LeanSFTTrainer``.
     - ``foreach``: PyTorch's AdamW on CUDA works on all weights in one go and needs one more copy of them; on a CPU it takes one at
-      a time (two scratch copies of the largest).
+      a time (two scratch copies of the largest), and so does the fused one, which transformers takes from torch 2.8 on.
+    - ``autocast``: adapters in 32 bit multiply in 16, as under ``bf16=True`` on a GPU, so the copies of their inputs are in 16 bit.
 
     Not counted: the CUDA context, the allocator's slack, kernels' workspaces, the Python process. Raises ValueError for
     an unknown method, optimizer or target, and for numbers that make no sense.
@@ -231,7 +235,7 @@ def estimate(
     embedding = shape.vocab * shape.hidden
     largest = embedding if full else rank * shape.intermediate
     scratch = 4 if optimizer == "master" else trained_width
-    kept = layer_bytes(shape, method, width, adapter_width, rank, targets, dropout)
+    kept = layer_bytes(shape, method, width, adapter_width, rank, targets, dropout, autocast)
     # gradients in flight: of the gated product and both factors; or of the down matrix's input, by way of weight and adapter
     flight = 3 * width * shape.intermediate
     if not full and "down_proj" in targets:

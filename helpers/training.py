@@ -417,14 +417,12 @@ def ready_made(name: str, profile: runtime.Profile) -> Path:
     return ready
 
 
-def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path | None, str]:
+def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path, str]:
     """The newest adapter of a name trained here for this profile's model and these data, else the ready-made one, and which it is.
 
-    One from a dry run (``runtime.share``) serves dry runs of the same share only. Returns (None, "none") where neither exists (ready-made ones are
-    for the embedded model only).
+    One from a dry run (``runtime.share``) serves dry runs of the same share only. Raises ``ModelError`` where neither exists: ready-made ones are
+    for the embedded model only, so another model's lesson 04 comes before the lessons that ask for its adapters.
     """
-    from helpers.models import ModelError
-
     found = sorted(
         (runtime.runs_dir() / "adapters").glob(f"{name}-" + "[0-9a-f]" * 12), key=os.path.getmtime
     )
@@ -433,10 +431,7 @@ def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path | None, str]
         same = record.get("model") == profile.model and record.get("data_sha256") == data_sha256()
         if same and record.get("share", 1.0) == runtime.share():
             return folder, "trained here"
-    try:
-        ready = ready_made(name, profile)
-    except ModelError:
-        return None, "none"
+    ready = ready_made(name, profile)
     record = json.loads((ready / "training.json").read_text(encoding="utf-8"))
     same = record.get("data_sha256") == data_sha256()
     return ready, "ready-made" if same else "ready-made, for other data"

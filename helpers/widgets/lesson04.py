@@ -27,16 +27,16 @@ def lora_size(model, rank: int, targets: list[str], first_layer: int = 0) -> lis
     for layer in model.model.layers[first_layer:]:
         for name, module in layer.named_modules():
             if name.split(".")[-1] in kinds:
-                kinds[name.split(".")[-1]].append(module.weight)
+                kinds[name.split(".")[-1]].append((module.out_features, module.in_features))
     if missing := [name for name, found in kinds.items() if not found]:
         layers = len(model.model.layers)
         raise ValueError(f"no {', '.join(missing)} in layers {first_layer} to {layers - 1}")
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = model.num_parameters()
     bytes_each = next(model.parameters()).element_size()
     rows = []
     for name, found in kinds.items():
-        count = sum(rank * sum(weight.shape) for weight in found)
-        shape = "x".join(map(str, found[0].shape))
+        count = sum(rank * sum(sides) for sides in found)
+        shape = "x".join(map(str, found[0]))
         rows.append({"target": name, "shape": shape, "layers": len(found), "parameters": count})
     count = sum(row["parameters"] for row in rows)
     rows.append({"target": "all", "shape": "", "layers": "", "parameters": count})

@@ -280,10 +280,33 @@ def test_a_torchao_that_peft_refuses_is_found_at_the_start_and_the_cpu_stays_off
         capture_output=True,
         text=True,
         cwd=runtime.project_root(),
-        env={k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"},
+        env={k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+        | {"WORKSHOP_PROFILE": "cpu"},
     )
     assert "torchao. Found version 0.10.0" in done.stdout, done.stderr
     assert "pip uninstall -y torchao" in done.stdout and "offline True" in done.stdout
+
+
+def test_a_jax_that_is_installed_leaves_the_gpu_alone(tmp_path):
+    """bm25s starts JAX on import where it is there, as on Colab, and JAX takes three quarters of a GPU's memory."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").touch()
+    said = "import os; print('jax on', os.environ.get('JAX_PLATFORMS'))\n"
+    (tmp_path / "jax" / "lax.py").write_text(said + "def top_k(scores, k): return scores, k\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from helpers import runtime; runtime.start(); import bm25s"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+    for asked, found in ({}, "cpu"), ({"JAX_PLATFORMS": "cuda"}, "cuda"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=runtime.project_root(),
+            env=env | asked,
+        )
+        assert f"jax on {found}" in done.stdout, done.stderr
 
 
 def test_a_torchao_that_peft_takes_is_no_reason_to_stop(monkeypatch):

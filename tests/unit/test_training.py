@@ -220,6 +220,10 @@ def test_another_model_gets_no_ready_made_adapter_and_hears_what_to_do():
     other = replace(PROFILE, model="some/model")
     with pytest.raises(models.ModelError, match="this is some/model: train"):
         training.ready_made("sft", other)
+    with pytest.raises(models.ModelError, match="this is some/model: train"):
+        training.find_adapter(
+            "sft", other
+        )  # nothing was trained, so no base model answers as "sft"
     with pytest.raises(models.ModelError, match="no whole 'sft-pirate': git checkout"):
         training.ready_made("sft-pirate", PROFILE)
 

@@ -376,6 +376,21 @@ def test_lora_size_is_what_peft_adds(tiny_llama):
     assert size[-1]["MB"] == round(4 * trained / 1e6, 2)
 
 
+def test_lora_size_is_the_same_for_a_model_in_4_bit(tiny_llama, tmp_path):
+    """There a matrix lies packed: its weight has half as many entries, and another shape."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from helpers.widgets import lesson04
+
+    tiny_llama(hidden_size=64).save_pretrained(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    packed = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=nf4)
+    assert packed.model.layers[0].mlp.up_proj.weight.shape != (64, 64)
+    asked = (8, ["q_proj", "up_proj"], 1)
+    assert lesson04.lora_size(packed, *asked) == lesson04.lora_size(plain, *asked)
+
+
 def test_the_lora_explorer_follows_rank_and_ticks_and_refuses_none(tiny_llama):
     from helpers.widgets import lesson04
 
