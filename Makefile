@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup setup-colab lab run labs test test-colab setup-browser test-browser check bench clean
+.PHONY: help setup setup-colab lab run labs test test-colab test-models setup-browser test-browser check bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -52,11 +52,14 @@ $(VENV)/.browser: requirements-browser.txt $(VENV)/.installed
 
 setup-browser: $(VENV)/.browser ## playwright, for the browser tests; chromium comes from the system
 
-test: setup ## unit tests, every lesson really trained on a part of its rows, the browser, score floors; SHARE=1 takes all rows
+test: setup ## unit tests, every lesson really trained on a part of its rows, lesson 04 on another model, the browser, score floors; SHARE=1 takes all rows
 	@$(MAKE) -s setup-browser || echo "without playwright the browser tests are skipped"
 	@rm -rf runs/test && mkdir -p runs/test
 	@share=$${SHARE:-$$($(PY) -m helpers.lessons share)} && echo "the lessons do $$share of their work" && \
-	WORKSHOP_SHARE=$$share WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs -m "not every_lesson" tests/unit notebooks tests/browser tests/floors
+	WORKSHOP_SHARE=$$share WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs -m "not every_lesson" tests/unit notebooks tests/test_other_models.py tests/browser tests/floors
+
+test-models: setup ## lessons 04 to 07 on a small random model, in full and in 4 bit, as far as a CPU can stand in for a GPU (20 minutes)
+	@$(PY) -m pytest -rs tests/test_other_models.py
 
 test-browser: setup setup-browser ## only the lessons in JupyterLab, driven through the system's chromium (half an hour)
 	@$(PY) -m pytest -rs tests/browser

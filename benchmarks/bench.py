@@ -298,6 +298,7 @@ def main() -> None:
         "versions": runtime.versions(),
         "quick": quick,
     }
+    adapter, which = training.find_adapter("sft-rag", profile)  # refuses a model without one
     rows = methods.training_rows(methods.SECTIONS_K)
     config = models.load_model(profile).config
 
@@ -338,8 +339,7 @@ def main() -> None:
         found = generation_speed(name, profile, 2 if quick else 6, 32 if quick else 246)
         result |= {f"eval_vs_naive_{key}": found["ratio"], f"eval_{key}": found}
     result |= retrieval_speed(quick)
-    adapter, which = training.find_adapter("sft-rag", profile)
-    record = json.loads((adapter / "training.json").read_text(encoding="utf-8")) if adapter else {}
+    record = json.loads((adapter / "training.json").read_text(encoding="utf-8"))
     result |= {"sft_seconds": record.get("seconds"), "sft_adapter": which}
     demo = labs.known(profile).get(labs.key_of(labs.settings(**labs.RUNS["demo"][0]), profile))
     result["demo_sft_seconds"] = demo and demo["train_seconds"]  # lesson 04's DEMO

@@ -232,7 +232,7 @@ def random_model(shape: str, folder: str) -> None:
 
 
 def measure_on_gpu(shape: str, method: str, rows: int, checkpointing: bool, folder: str) -> dict:
-    """Train ``GPU_STEPS`` steps on random tokens on the first CUDA device; returns the line for ``data/memory.jsonl``.
+    """Train ``GPU_STEPS`` steps on random tokens on the first CUDA device; returns its line.
 
     ``folder`` holds the model (``random_model``). Rows are of ``GPU_LENGTH`` tokens, the last third of them graded; the trainer is lesson 04's.
     """
@@ -336,7 +336,10 @@ def name_of(line: dict) -> str:
 
 
 def main_gpu() -> None:
-    """Measure each of ``GPU_RUNS`` in a process of its own, append the lines, and print them beside their estimates."""
+    """Measure each of ``GPU_RUNS`` in a process of its own, append the lines to ``runs/memory.jsonl``, and print them beside their estimates.
+
+    A run that fails leaves its error on the screen and the others go on.
+    """
     from helpers.scoreboard import append_line
 
     found = []
@@ -351,7 +354,7 @@ def main_gpu() -> None:
                     print(*run, "failed", flush=True)
                     continue
                 line = json.loads(done.stdout.splitlines()[-1])
-                append_line(data.data_dir() / "memory.jsonl", json.dumps(line))
+                append_line(runtime.runs_dir() / "memory.jsonl", json.dumps(line))
                 found.append(line)
                 print(*run, f"{line['measured_gb']:.2f} GB", flush=True)
     print(f"{'':36}{'estimate':>10}{'measured':>10}{'ratio':>8}{'tokens/s':>10}")

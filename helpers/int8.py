@@ -13,6 +13,7 @@ from torch import Tensor
 
 SMALLEST = 64  # a side as short as an adapter's rank: too small to gain
 STEPS = 127  # from zero to the largest number of a token, or of an output's weights
+BUFFERS = ("forth", "forth_step", "back", "back_step")  # the weights in steps, for each direction
 REST_STEPS = 254  # of one step: what rounding leaves over is half a step at most
 
 
@@ -63,7 +64,7 @@ class FrozenLinear(torch.nn.Linear):
 
 
 def freeze(model) -> int:
-    """Let the float32 linear layers that are not trained multiply in 8 bit, for good; returns how many.
+    """Let the float32 linear layers that are not trained multiply in 8 bit, until ``thaw``; returns how many.
 
     Left alone are the head, an adapter's thin matrices, and what another library has wrapped. Each layer takes a quarter of its memory more for each of the
     two directions.
@@ -78,8 +79,23 @@ def freeze(model) -> int:
         forth, forth_step = rounded(weight, 1)
         back, back_step = rounded(weight, 0)
         found = (forth.T.contiguous(), forth_step.T, back, back_step)
-        for name, value in zip(("forth", "forth_step", "back", "back_step"), found):
+        for name, value in zip(BUFFERS, found):
             module.register_buffer(name, value, persistent=False)
         module.__class__ = FrozenLinear
         frozen += 1
     return frozen
+
+
+def thaw(model) -> int:
+    """Let the layers that ``freeze`` changed multiply by their own weights again; returns how many.
+
+    To be done before an adapter is merged: merging writes to ``weight``, which a frozen layer does not look at, so the adapter would be gone.
+    """
+    thawed = 0
+    for module in model.modules():
+        if type(module) is FrozenLinear:
+            for name in BUFFERS:
+                delattr(module, name)
+            module.__class__ = torch.nn.Linear
+            thawed += 1
+    return thawed

@@ -209,7 +209,7 @@ def estimate(
     - ``graded``: None scores every position at once (``LOGIT_BYTES`` for each vocabulary entry), as a plain trainer does; a share between 0 and
       1 is the part of positions with loss, scored in blocks by ``helpers.training.LeanSFTTrainer``.
     - ``foreach``: PyTorch's AdamW on CUDA works on all weights in one go and needs one more copy of them; on a CPU it takes one at
-      a time (two scratch copies of the largest), and so does the fused one, which transformers takes from torch 2.8 on.
+      a time (two scratch copies of the largest), and so does the fused kernel, transformers' default from torch 2.8 on.
     - ``autocast``: adapters in 32 bit multiply in 16, as under ``bf16=True`` on a GPU, so the copies of their inputs are in 16 bit.
 
     Not counted: the CUDA context, the allocator's slack, kernels' workspaces, the Python process. Raises ValueError for

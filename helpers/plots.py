@@ -264,6 +264,10 @@ def confusion(gold: list[str], said: list[str], labels: list[str], ax=None):
     ax = _ax(ax)
     ax.figure.set_size_inches(7.5, 6.2)
     ax.grid(False)
+    if not gold:
+        ax.set_axis_off()
+        print("There is no label to compare: not one reply parses.")
+        return ax
     ConfusionMatrixDisplay.from_predictions(
         gold, said, labels=labels, ax=ax, cmap="Blues", colorbar=False, xticks_rotation=45
     )

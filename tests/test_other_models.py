@@ -5,7 +5,6 @@ Run on a GPU for the first time, lesson 04 stopped at an assertion that holds fo
 """
 
 import os
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -31,47 +30,49 @@ runtime.choose_profile = choose_profile
 """
 
 
-@pytest.fixture(scope="module")
-def other_model(tiny_llama, tmp_path_factory):
-    """A folder with a model of sixteen layers (lessons 06 and 07 adapt those from the tenth up)."""
+@pytest.fixture
+def run(tiny_llama, tmp_path, monkeypatch):
+    """Run lessons on a new random model of so many layers, as dry runs with a runs folder of their own.
+
+    What the retriever has fitted is taken over, as it does not ask for a model.
+    """
     if not (models.models_dir() / runtime.EMBEDDED / "tokenizer.json").exists():
         pytest.skip("the embedded model is not unpacked: make setup")
-    folder = tmp_path_factory.mktemp("other-model")
-    tokenizer = models.load_tokenizer(PROFILE)
-    tokenizer.save_pretrained(folder)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    shape = {"hidden_size": 64, "num_hidden_layers": 16, "max_position_embeddings": 4096}
-    tiny_llama(
-        vocab_size=len(tokenizer), tie_word_embeddings=True, **shape, **ends
-    ).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A runs folder of its own; what the retriever has fitted is taken over, as it does not ask for a model."""
-    folder = tmp_path_factory.mktemp("runs")
-    fitted = runtime.runs_dir() / "cache"
+    model, runs, fitted = tmp_path / "model", tmp_path / "runs", runtime.runs_dir() / "cache"
     fitted.mkdir(exist_ok=True)
-    for name in ("False", "True"):
-        (folder / name).mkdir()
-        (folder / name / "cache").symlink_to(fitted)
-    return folder
-
-
-@pytest.mark.parametrize(
-    "lesson", ["04", *(pytest.param(n, marks=pytest.mark.every_lesson) for n in ("05", "06", "07"))]
-)
-@pytest.mark.parametrize("quantized", [False, True], ids=["full", "4 bit"])
-def test_every_cell_runs(lesson, quantized, other_model, runs, monkeypatch):
-    monkeypatch.setenv("WORKSHOP_RUNS", str(runs / str(quantized)))
+    runs.mkdir()
+    (runs / "cache").symlink_to(fitted)
+    monkeypatch.setenv("WORKSHOP_RUNS", str(runs))
     monkeypatch.setenv("WORKSHOP_SHARE", "0.02")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (path,) = Path(ROOT / "notebooks").glob(f"{lesson}_*.ipynb")
-    notebook = nbformat.read(path, as_version=4)
-    stand_in = STAND_IN.format(model=str(other_model), quantized=quantized)
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(stand_in))
-    NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    tokenizer = models.load_tokenizer(PROFILE)
+    tokenizer.save_pretrained(model)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 64, "max_position_embeddings": 4096}
+
+    def lessons(numbers: str, layers: int, quantized: bool) -> None:
+        tiny_llama(
+            num_hidden_layers=layers, tie_word_embeddings=True, **shape, **ends
+        ).save_pretrained(model)
+        stand_in = STAND_IN.format(model=str(model), quantized=quantized)
+        for number in numbers.split():
+            (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+            notebook = nbformat.read(path, as_version=4)
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(stand_in))
+            place = {"metadata": {"path": str(path.parent)}}
+            NotebookClient(notebook, timeout=600, resources=place).execute()
+
+    return lessons
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["full", "4 bit"])
+def test_lesson_04_trains_compares_and_scores_another_model(run, quantized):
+    run("04", 3, quantized)
+
+
+@pytest.mark.every_lesson
+@pytest.mark.parametrize("quantized", [False, True], ids=["full", "4 bit"])
+def test_the_lessons_behind_it_run_on_its_adapters(run, quantized):
+    """Sixteen layers, since lessons 06 and 07 adapt those from the tenth up."""
+    run("04 05 06 07", 16, quantized)

@@ -9,7 +9,7 @@ import copy
 import tempfile
 import time
 
-from helpers import labs, models, runtime, training
+from helpers import int8, labs, models, runtime, training
 
 
 def row(prompt: list[dict], completion: str) -> dict:
@@ -83,11 +83,12 @@ def train(rows: list[dict], profile: runtime.Profile, callback=None, **arguments
 
 
 def as_served(trainer):
-    """A copy of the model as it stands, to generate with: adapter merged, layers not compiled, in evaluation mode.
+    """A copy of the model as it stands, to generate with: adapter merged, layers neither compiled nor in 8 bit, in evaluation mode.
 
     A copy, so that training can go on: merging an adapter in place and taking it out again would round the base's weights each time.
     """
     model = copy.deepcopy(trainer.model)
+    int8.thaw(model)  # or the merged weights would not be looked at
     model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     vars(model).pop("forward", None)  # TRL's wrapper, which would still call the original
     model.set_attn_implementation("sdpa")

@@ -13,11 +13,13 @@ from transformers import TrainerCallback
 from helpers.widgets.base import STYLE, Panel, bundle, picture, table
 
 
-def lora_size(model, rank: int, targets: list[str], first_layer: int = 0) -> list[dict]:
+def lora_size(
+    model, rank: int, targets: list[str], first_layer: int = 0, bytes_each: int | None = None
+) -> list[dict]:
     """What LoRA adds to the layers from ``first_layer`` on: a row for each kind of target, and their sum (section 4.2).
 
-    A matrix of shape (out, in) gets rank x (out + in) numbers (Hu et al. 2021, section 4). ``MB`` is 10^6 bytes in the model's
-    precision, ``share %`` is of all the model's numbers. Raises ValueError for a rank below 1 or a target that is not there.
+    A matrix of shape (out, in) gets rank x (out + in) numbers (Hu et al. 2021, section 4). ``MB`` is 10^6 bytes at ``bytes_each`` a number (None: as
+    the model's), ``share %`` is of all the model's numbers. Raises ValueError for a rank below 1 or a target that is not there.
     """
     if rank < 1:
         raise ValueError(f"the rank is {rank}; 1 or more")
@@ -32,7 +34,7 @@ def lora_size(model, rank: int, targets: list[str], first_layer: int = 0) -> lis
         layers = len(model.model.layers)
         raise ValueError(f"no {', '.join(missing)} in layers {first_layer} to {layers - 1}")
     total = model.num_parameters()
-    bytes_each = next(model.parameters()).element_size()
+    bytes_each = bytes_each or next(model.parameters()).element_size()
     rows = []
     for name, found in kinds.items():
         count = sum(rank * sum(sides) for sides in found)
@@ -65,7 +67,9 @@ def draw_product(rank: int, out: int, width: int):
     return figure
 
 
-def lora_explorer(model, rank: int = 16, first_layer: int = 0) -> Panel:
+def lora_explorer(
+    model, rank: int = 16, first_layer: int = 0, bytes_each: int | None = None
+) -> Panel:
     """Rank, targets and first layer -> parameters, megabytes and share; the product of the first target is drawn."""
     import ipywidgets
 
@@ -78,7 +82,8 @@ def lora_explorer(model, rank: int = 16, first_layer: int = 0) -> Panel:
     )
 
     def show(rank: int, first_layer: int, **ticked: bool) -> str:
-        rows = lora_size(model, rank, [name for name in names if ticked[name]], first_layer)
+        chosen = [name for name in names if ticked[name]]
+        rows = lora_size(model, rank, chosen, first_layer, bytes_each)
         out, width = map(int, rows[0]["shape"].split("x"))
         says = (
             f"B of shape {out} x {rank} times A of shape {rank} x {width} gives a change of shape "

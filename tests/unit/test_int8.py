@@ -47,6 +47,15 @@ def test_a_product_is_that_of_float32_up_to_the_rounding_of_the_weights(bias):
     assert ours(x).shape == (2, 5, 80) and far(ours(x), plain(x)) < 0.01
 
 
+def test_a_thawed_layer_is_the_one_before_and_sees_what_is_merged_into_its_weight():
+    ours, plain = frozen_layer()
+    model, x = Body(ours), with_outlier(3, 96)
+    assert int8.thaw(model) == 1 and int8.thaw(model) == 0
+    assert torch.equal(ours(x), plain(x)) and not list(ours.buffers())
+    ours.weight.data += 1
+    assert far(ours(x), plain(x)) > 0.5
+
+
 def test_rounding_what_is_left_over_gains_seven_bits():
     x = with_outlier(7, 96)
     once, step = int8.rounded(x, -1)

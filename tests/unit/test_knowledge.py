@@ -1,9 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
-from helpers import data, knowledge, labs, models, probes, runtime, training
+from helpers import data, int8, knowledge, labs, models, probes, runtime, training
 from helpers.knowledge import distractors, facts, forgetting, persona, runs
 
 PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
@@ -332,6 +334,26 @@ def test_the_served_copy_is_the_model_with_its_adapter_and_leaves_the_training_a
         assert not torch.allclose(served(ids).logits, trainer.model(ids).logits, atol=1e-3)
     for name, parameter in trainer.model.named_parameters():
         assert torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.skipif(not hasattr(torch, "_int_mm"), reason="no 8-bit product")
+def test_the_served_copy_has_its_adapter_also_where_the_training_multiplied_in_8_bit(tiny_llama):
+    """Merged into weights that 8-bit layers do not look at, an adapter had no effect, and the base model answered."""
+    model = tiny_llama(hidden_size=128, intermediate_size=256, vocab_size=100)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        tuned = model.eval()(ids).logits
+        with model.disable_adapter():
+            base = model(ids).logits
+        assert int8.freeze(model.get_base_model()) > 0
+        served = runs.as_served(SimpleNamespace(model=model))(ids).logits
+        torch.testing.assert_close(served, tuned, rtol=1e-3, atol=1e-3)
+        assert (tuned - base).abs().max() > 0.01
+        assert (model(ids).logits - tuned).abs().max() > 1e-6  # the training goes on in 8 bit
 
 
 @pytest.mark.parametrize(

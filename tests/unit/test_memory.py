@@ -137,7 +137,7 @@ def measured() -> list[dict]:
 
 
 def test_what_was_measured_on_a_gpu_is_met_within_6_percent():
-    lines = [line for line in measured() if "shape" in line]
+    lines = [line for line in measured() if line["machine"] == "NVIDIA H200"]
     assert {line["method"] for line in lines} == set(memory.METHODS)
     assert {line["shape"] for line in lines} == {"SmolLM2-1.7B", "Qwen3-4B"}
     for line in lines:

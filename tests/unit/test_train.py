@@ -104,7 +104,9 @@ def run(tmp_path, model, processes: int) -> tuple[dict, str]:
         launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "helpers.train", "--config", str(write(tmp_path, settings))]
     env = os.environ | {"WORKSHOP_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
-    env["WORKSHOP_PROFILE"] = "cpu"  # also where there is a GPU, which two processes cannot share
+    env["WORKSHOP_PROFILE"] = (
+        "cpu"  # also where there is a GPU: two CPU processes are what is tested
+    )
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(p.name for p in output.iterdir()) == [
