@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--method",
         choices=list(methods.METHODS),
         metavar="NAME",
-        help=f"one of {names} (default: sft-rag with an adapter, else rag-few-shot)",
+        help=f"one of {names} (default: sft-rag with an adapter, else rag-few-shot; with --handbook zero-shot with one section)",
     )
     add("--sections", type=_at_least(0), metavar="K", help="sections in the prompt; 0: closed book")
     add("--limit", type=_at_least(1), metavar="N", help="the first N tickets only")
@@ -55,8 +55,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def choose_method(args: argparse.Namespace) -> methods.Method:
-    """The method asked for, or ``sft-rag`` with an adapter and ``rag-few-shot`` without; raises UsageError if it cannot run."""
+    """The method asked for; else ``sft-rag`` with an adapter and ``rag-few-shot`` without, or with another handbook, whose examples we have
+    not, ``zero-shot`` with one section. Raises UsageError if it cannot run.
+    """
     method = methods.METHODS[args.method or ("sft-rag" if args.adapter else "rag-few-shot")]
+    if args.handbook and not args.method and method.shots:
+        method = replace(methods.METHODS["zero-shot"], sections=1)
     if method.adapter and not (args.adapter or args.model):
         raise UsageError(f"{method.name} needs --adapter, or a --model that was tuned as a whole")
     if method.shots and args.handbook:
@@ -91,14 +95,14 @@ def files_sha256(tickets: Path) -> str:
 def reply_to(
     method: methods.Method, asked: list, profile: runtime.Profile, adapter: str | None
 ) -> list[Reply]:
-    """Load the model, the adapter merged in as in lesson 05, and answer every conversation; nothing is read from a cache."""
+    """Load the model, the adapter merged in as in lesson 05 (in 4 bit: beside it), and answer every conversation; nothing is read from a cache."""
     tokenizer = models.load_tokenizer(profile)
     try:
         model = models.load_model(profile, adapter)
     except (RuntimeError, ValueError) as error:  # shapes that do not fit
         text = str(error).splitlines()[0]
         raise UsageError(f"{adapter or profile.model} does not load: {text}") from error
-    if adapter:
+    if adapter and not profile.quantized:
         model = model.merge_and_unload()
     return generate(
         model,

@@ -11,13 +11,14 @@ Each experiment is a module with its own ``BASE`` settings, the values ``ALLOWED
 from __future__ import annotations
 
 from helpers import labs, probes, runtime
-from helpers.knowledge import distractors, facts, forgetting, persona
+from helpers.knowledge import distractors, facts, forgetting, persona, retrained
 
 EXPERIMENTS = {
     "facts": facts,
     "distractors": distractors,
     "persona": persona,
     "forgetting": forgetting,
+    "retrained": retrained,
 }
 
 

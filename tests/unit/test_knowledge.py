@@ -5,8 +5,19 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from helpers import data, int8, knowledge, labs, models, probes, runtime, training
-from helpers.knowledge import distractors, facts, forgetting, persona, runs
+from helpers import (
+    data,
+    evaluation,
+    int8,
+    knowledge,
+    labs,
+    methods,
+    models,
+    probes,
+    runtime,
+    training,
+)
+from helpers.knowledge import distractors, facts, forgetting, persona, retrained, runs
 
 PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
 
@@ -320,6 +331,30 @@ def test_twins_differ_in_the_seed_alone(kept):
 # --- training and forgetting, on a tiny model ---
 
 
+# --- trained again on Monday ---
+
+
+def test_every_training_reply_that_goes_stale_gets_mondays_value_and_no_other_changes():
+    rows = data.tickets("train")
+    changed = {(fact.policy, fact.key) for fact in data.facts() if fact.value_v2}
+    stale = [r for r in rows if changed & {(r["reply"]["policy"], key) for key in r["asks"]}]
+    assert len(stale) > 1_000
+    texts = [data.dumps(retrained.updated(row)["reply"]) for row in stale]
+    assert all(score.resolved for score in evaluation.score_all(texts, stale, 2))
+    assert not any(score.facts for score in evaluation.score_all(texts, stale, 1))
+    made, usual = retrained.training_rows(len(rows)), methods.training_rows(0)
+    assert [x["prompt"] for x in made] == [x["prompt"] for x in usual]
+    differ = [x["completion"][0]["content"] for x, y in zip(made, usual) if x != y]
+    assert differ == texts
+
+
+def test_a_reply_without_the_value_that_changes_is_named(make_row):
+    row = make_row()
+    row["reply"]["reply"] = "You can send it back within six weeks. - Bramble desk"
+    with pytest.raises(ValueError, match="t-1: '45 days' .return_window. does not stand in"):
+        retrained.updated(row)
+
+
 def test_the_served_copy_is_the_model_with_its_adapter_and_leaves_the_training_alone(
     tiny, tmp_path
 ):
@@ -365,6 +400,7 @@ def test_the_served_copy_has_its_adapter_also_where_the_training_multiplied_in_8
         ("persona", {"examples": 30, "epochs": 1}),
         ("persona", {"by": "prompt", "examples": 3, "epochs": 0}),
         ("forgetting", {"kind": "full", "rows": 100, "epochs": 1}),
+        ("retrained", {"rows": 20}),
     ],
 )
 def test_each_experiment_gives_a_line_that_can_be_kept(tiny, monkeypatch, experiment, changes):

@@ -276,3 +276,13 @@ def test_the_real_model_and_adapter_score_a_ticket_without_looking_up_a_name(tic
     row = json.loads(done.stdout.splitlines()[-1])
     assert (row["method"], row["n"], row["adapter"]) == ("sft", 1, adapter)
     assert row["format"]["value"] == 1 and row["new_tokens"] > 20
+
+
+def test_another_handbook_without_an_adapter_is_read_by_the_model_as_it_comes():
+    args = score_tickets.parser().parse_args(["--tickets", "t", "--handbook", "h"])
+    method = score_tickets.choose_method(args)
+    assert (method.name, method.sections, method.shots) == ("zero-shot", 1, 0)
+    args = score_tickets.parser().parse_args(
+        ["--tickets", "t", "--handbook", "h", "--sections", "3"]
+    )
+    assert score_tickets.choose_method(args).sections == 3
