@@ -125,7 +125,11 @@ def test_every_fault_of_the_tickets_is_listed(tmp_path, adapter, capsys, asked):
         (["--adapter", "nowhere"], "no adapter_config.json"),
         (["--method", "sft"], "needs --adapter"),
         (["--handbook", "nowhere", "--method", "zero-shot"], "no such folder"),
-        (["--handbook", "nowhere"], "examples of the Bramble handbook"),
+        (
+            ["--handbook", "nowhere", "--method", "few-shot"],
+            "few-shot shows examples of the Bramble handbook",
+        ),
+        (["--handbook", "nowhere"], "no such folder"),
     ],
 )
 def test_wrong_use_says_what_to_do_and_ends_with_2(tickets, arguments, told, capsys, asked):
