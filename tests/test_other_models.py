@@ -66,7 +66,11 @@ def run(tiny_llama, tmp_path, monkeypatch):
     return lessons
 
 
-@pytest.mark.parametrize("quantized", [False, True], ids=["full", "4 bit"])
+@pytest.mark.parametrize(
+    "quantized",
+    [False, pytest.param(True, marks=pytest.mark.every_lesson)],  # slow on a CPU
+    ids=["full", "4 bit"],
+)
 def test_lesson_04_trains_compares_and_scores_another_model(run, quantized):
     run("04", 3, quantized)
 
