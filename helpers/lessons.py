@@ -136,7 +136,8 @@ def run(paths: list[Path]) -> dict[str, float]:
 
         client = NotebookClient(
             notebook,
-            timeout=1800,
+            timeout=2
+            * 3600,  # a cell: the longest training takes half an hour on the slowest CPU we had
             kernel_name="python3",
             extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": str(path.parent)}},

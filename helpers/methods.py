@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import data, evaluation, runtime, scoreboard
+from helpers import data, evaluation, runtime, scoreboard, statistics
 from helpers.generation import Reply, generate, house_grammar, latency
 
 # Chosen on validation in lesson 01, section 1.5: the best of the candidate sets tried there.
@@ -173,15 +173,27 @@ def answer(
     return replies
 
 
-def measure_latency(
-    method: str, rows: list[dict], model, tokenizer, n: int = 12
-) -> dict[str, float]:
-    """``latency_p50_s`` and ``latency_p95_s`` over the first n tickets, one request at a time."""
+def token_prices(replies: list[Reply]) -> dict:
+    """``prompt_tokens`` and ``new_tokens`` of a scoreboard row, means over the replies, and their ``intervals`` (bootstrap over the tickets)."""
+    prices, intervals = {}, {}
+    for name in ("prompt_tokens", "new_tokens"):
+        counts = [getattr(reply, name) for reply in replies]
+        prices[name] = round(float(np.mean(counts)), 1) or None
+        if prices[name] and len(counts) > 1:
+            span = statistics.bootstrap(np.mean, counts)
+            intervals[name] = (round(span["low"], 1), round(span["high"], 1))
+    return {**prices, "intervals": intervals}
+
+
+def measure_latency(method: str, rows: list[dict], model, tokenizer, n: int = 12) -> dict:
+    """``latency_p50_s`` and ``latency_p95_s`` over the first n tickets, one request at a time, and the median's interval in ``intervals``.
+
+    The interval is the bootstrap's over these few tickets: how much the tickets differ, on this machine, this minute.
+    """
     seconds = latency(model, tokenizer, conversations(METHODS[method], rows[:n]), MAX_NEW_TOKENS)
-    return {
-        "latency_p50_s": float(np.percentile(seconds, 50)),
-        "latency_p95_s": float(np.percentile(seconds, 95)),
-    }
+    prices = {f"latency_p{p}_s": float(np.percentile(seconds, p)) for p in (50, 95)}
+    span = statistics.bootstrap(np.median, seconds) if len(seconds) > 1 else None
+    return prices | {"intervals": {"latency_p50_s": (span["low"], span["high"])} if span else {}}
 
 
 def put_on_scoreboard(
@@ -193,14 +205,10 @@ def put_on_scoreboard(
     """
     peak = max(runtime.peak_memory_gb(), more.pop("peak_memory_gb", 0.0))
     scores = evaluation.score_all([reply.text for reply in replies], rows)
+    tokens = token_prices(replies)
+    more["intervals"] = tokens.pop("intervals") | more.get("intervals", {})
     return scoreboard.record(
         scoreboard.make_row(
-            method,
-            scores,
-            profile,
-            prompt_tokens=round(float(np.mean([r.prompt_tokens for r in replies])), 1) or None,
-            new_tokens=round(float(np.mean([r.new_tokens for r in replies])), 1) or None,
-            peak_memory_gb=round(peak, 2),
-            **more,
+            method, scores, profile, **tokens, peak_memory_gb=round(peak, 2), **more
         )
     )

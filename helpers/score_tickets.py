@@ -15,8 +15,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from helpers import data, methods, models, retrieval, runtime, scoreboard
 from helpers.evaluation import score_all
 from helpers.generation import Reply, generate, house_grammar
@@ -137,8 +135,7 @@ def score(args: argparse.Namespace) -> dict:
         scores,
         profile,
         adapter=args.adapter or "none",
-        prompt_tokens=round(float(np.mean([reply.prompt_tokens for reply in replies])), 1),
-        new_tokens=round(float(np.mean([reply.new_tokens for reply in replies])), 1),
+        **methods.token_prices(replies),
         peak_memory_gb=round(runtime.peak_memory_gb(), 2),
     )
     return row | {"tickets": args.tickets, "sections": method.sections, "data_sha256": digest}

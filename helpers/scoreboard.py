@@ -41,13 +41,16 @@ def make_row(
     seed: int = 0,
     adapter: str = "none",
     model: str | None = None,
+    intervals: dict[str, tuple[float, float]] | None = None,
     **prices: float,
 ) -> dict:
     """One row: the scores with their intervals, the prices given (see PRICES), and what it was measured on.
 
-    ``adapter`` is "none", "trained here", "stopped early" or "ready-made". Raises ValueError for a price with an unknown name.
+    ``adapter`` is "none", "trained here", "stopped early" or "ready-made"; ``intervals`` holds the 95 % interval of those prices that
+    have one, ``{name: (low, high)}``. Raises ValueError for a price with an unknown name.
     """
-    if unknown := set(prices) - set(PRICES):
+    intervals = intervals or {}
+    if unknown := {*prices, *intervals} - set(PRICES):
         raise ValueError(f"unknown price {sorted(unknown)}; one of {', '.join(PRICES)}")
     return {
         "method": method,
@@ -57,6 +60,7 @@ def make_row(
         "n": len(scores),
         **summary(scores),
         **{name: prices.get(name) for name in PRICES},
+        "intervals": {name: list(ends) for name, ends in intervals.items()},
         "data_sha256": data_sha256(),
         "seed": seed,
         "versions": runtime.versions(),
@@ -113,6 +117,15 @@ def read() -> list[dict]:
         latest.values(),
         key=lambda row: (place.get(row["method"], len(ORDER)), row["model"], row["seed"]),
     )
+
+
+def with_interval(row: dict, price: str, digits: int = 1) -> str:
+    """A price as "1,546 (1,540 to 1,551)", its 95 % interval in brackets; without them where none was measured, "" without a price."""
+    if row[price] is None:
+        return ""
+    ends = (row.get("intervals") or {}).get(price)
+    value, *ends = (f"{x:,.{digits}f}" for x in (row[price], *(ends or ())))
+    return f"{value} ({ends[0]} to {ends[1]})" if ends else value
 
 
 def table(rows: list[dict] | None = None):
