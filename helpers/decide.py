@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from helpers import data
+from helpers.scoreboard import with_interval
 
 # Question -> (its words, the answers there are). Numbers are upper limits or amounts.
 QUESTIONS = {
@@ -172,9 +173,9 @@ def price(method: str, answers: dict, board: dict) -> Iterator[str]:
     """What a method reads in a month, and after how many requests its training seconds are earned back."""
     row, month = board[method], answers["requests"]
     if row["prompt_tokens"] and row["latency_p50_s"]:
-        read, seconds = row["prompt_tokens"], row["latency_p50_s"]
+        read, seconds = row["prompt_tokens"], with_interval(row, "latency_p50_s")
         total = f"{read * month:,.0f} tokens for {month:,} requests a month"
-        yield f"{method} reads {read:.0f} tokens a request ({total}) and takes {seconds:.1f} s."
+        yield f"{method} reads {read:.0f} tokens a request ({total}); one takes {seconds} seconds."
     other = {"sft": "few-shot", "sft-rag": "rag-few-shot"}.get(method)
     if other in board and row["train_seconds"] and row["latency_p50_s"]:
         saved = board[other]["latency_p50_s"] - row["latency_p50_s"]
@@ -183,9 +184,12 @@ def price(method: str, answers: dict, board: dict) -> Iterator[str]:
             if saved > 0
             else "no number of requests"
         )
+        mine, theirs = (r.get("intervals", {}).get("latency_p50_s") for r in (row, board[other]))
+        doubt = " (not shown: their intervals overlap)"
+        touch = mine and theirs and mine[0] <= theirs[1] and theirs[0] <= mine[1]
         yield (
             f"Its {row['train_seconds']:.0f} s of training are earned back by {after}: a reply takes "
-            f"{saved:.2f} s less than with {other}."
+            f"{saved:.2f} s less than with {other}{doubt * bool(touch)}."
         )
     if "training" in METHODS[method][1] and answers["examples"] == "hundreds":
         yield f"{fewer(method, answers['examples'])}: expect less than its row."

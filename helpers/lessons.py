@@ -268,21 +268,11 @@ def main(arguments: list[str]) -> int:
             f"{len(paths)} lessons in {sum(seconds.values()) / 60:.1f} minutes\n\n{table.T.to_string()}"
         )
         if not runtime.fast() and set(scoreboard.ORDER) <= set(table.index):
-            columns = [
-                "n",
-                "resolved %",
-                "95 % interval",
-                "format %",
-                "triage %",
-                "policy %",
-                "facts %",
-            ]
-            columns += ["prompt tokens", "p50 s", "train s", "artefact MB"]
             from helpers import labs
 
-            profile = runtime.choose_profile(runtime.detect())
-            seeds = scoreboard.seeds(scoreboard.read() + labs.other_seeds(profile))
-            board = f"{markdown(table[columns])}\n\n{told_seeds(seeds)}".rstrip()
+            rows, profile = scoreboard.read(), runtime.choose_profile(runtime.detect())
+            seeds = scoreboard.seeds(rows + labs.other_seeds(profile))
+            board = f"{markdown(scoreboard.short_table(rows))}\n\n{told_seeds(seeds)}".rstrip()
             fill_readme({name: spoken(s) for name, s in seconds.items()}, board)
         return 0
     if arguments == ["share"]:

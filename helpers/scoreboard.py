@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers import runtime
 from helpers.data import data_sha256
 from helpers.evaluation import SCORES, Score, summary
-from helpers.statistics import wilson
+from helpers.statistics import percent, wilson
 
 PRICES = (
     *("prompt_tokens", "new_tokens", "latency_p50_s", "latency_p95_s", "train_seconds"),
@@ -160,6 +160,23 @@ def table(rows: list[dict] | None = None):
     numbers = frame.select_dtypes("number").columns
     frame[numbers] = frame[numbers].astype(object).where(frame[numbers].notna(), None)
     return frame.map(lambda v: "" if v is None else (f"{v:.4g}" if isinstance(v, float) else v))
+
+
+def short_table(rows: list[dict]):
+    """The scoreboard for a page without a notebook: a pandas DataFrame of texts, each figure with its 95 % interval in brackets if it has one."""
+    import pandas as pd
+
+    lines = []
+    for row in rows:
+        line = {"method": row["method"], "n": row["n"]}
+        for name in ("resolved", "format", "triage", "policy", "facts"):
+            line[f"{name} %"] = percent(row[name], 1 if name == "resolved" else 0, unit="")
+        line["prompt tokens"] = with_interval(row, "prompt_tokens", 0)
+        line["p50 s"] = with_interval(row, "latency_p50_s", 1 if row["prompt_tokens"] else 4)
+        line["train s"] = with_interval(row, "train_seconds", 0)
+        line["artefact MB"] = with_interval(row, "artefact_mb", 1)
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("method")
 
 
 def seeds(rows: list[dict] | None = None, score: str = "resolved"):

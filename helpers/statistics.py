@@ -26,6 +26,12 @@ def rate(flags: list[bool]) -> dict[str, float]:
     return {"value": sum(flags) / len(flags) if flags else 0.0, "low": low, "high": high}
 
 
+def percent(rate: dict[str, float], digits: int = 0, unit: str = " %") -> str:
+    """A rate as a reader wants it, "83 % (78 to 87)": the share, and its interval in brackets; ``unit=""`` where the column says %."""
+    value, low, high = (f"{100 * rate[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value}{unit} ({low} to {high})"
+
+
 def bootstrap(
     statistic, *columns, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:

@@ -30,6 +30,16 @@ FLAGS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 WAIT_S = 240
 # A test does not begin after this: where every wait runs out, the rest would only say the same, an hour long.
 BUDGET_S = 900
+# A fixed piece of the work that drawing is (parse, style, lay out), to tell how fast this browser draws here.
+WORKOUT = """() => {
+  const box = document.body.appendChild(document.createElement('div'));
+  const row = '<tr><td>a <b>ticket</b></td><td>and the <code>reply</code> to it</td></tr>';
+  for (let turn = 1; turn <= 20; turn++) {
+    box.innerHTML = `<table style="width: ${300 + turn}px">${row.repeat(1000)}</table>`;
+    box.getBoundingClientRect();
+  }
+  box.remove();
+}"""
 # Lines of the browser's console that are not about our cells, each by name.
 KNOWN = {
     "the badge's picture at the top of a lesson, on a closed network": r"colab-badge\.svg",
@@ -215,6 +225,12 @@ class Lab:
             self._devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         metrics = self._devtools.send("Performance.getMetrics")["metrics"]
         return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+    def workout(self) -> float:
+        """Seconds of processor time for a fixed piece of drawing: the measure that limits are multiples of, on a slow machine and on a fast one."""
+        before = self.work()
+        self.page.evaluate(WORKOUT)
+        return self.work() - before
 
     def drawn(self) -> float:
         """Seconds from now until everything is drawn."""

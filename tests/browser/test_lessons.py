@@ -17,7 +17,7 @@ Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=MISSIN
 pytestmark = pytest.mark.timeout(1200)
 LESSONS = sorted((runtime.project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 TALL = {"width": 1400, "height": 7000}  # axe passes over what is out of sight
-DRAWN_S = 5  # a lesson is fully drawn within this
+DRAWN = 20  # a lesson is fully drawn within so many times the work of ``Lab.workout``
 BROKEN = re.compile(
     "Error displaying widget|model not found|Loading widget|Traceback \\(most", re.I
 )
@@ -80,7 +80,8 @@ def grave_faults(page, within: str = ".bramble") -> list[str]:
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_restored_from_disk_looks_right_before_anything_is_run(lab, path):
     panels, number, text = saved_panels(path), path.name[:2], prose(path)
-    assert lab.open(path.name) <= DRAWN_S or lab.open(path.name) <= DRAWN_S
+    tries = (lab.open(path.name) <= DRAWN * lab.workout() for _ in range(2))
+    assert any(tries)
     lab.shot(f"{number}_restored")
     no_error_on_screen(lab)
 
@@ -121,7 +122,7 @@ def answer(lab, stub, line: str):
 def test_lesson_00_runs_and_its_card_and_its_exercise_answer(lab):
     lab.open("00_start_here.ipynb")
     lab.run_all()
-    assert lab.drawn() <= DRAWN_S
+    assert lab.drawn() <= DRAWN * lab.workout()
     no_error_on_screen(lab)
 
     card = lab.panel("Which profile does a machine get?")
@@ -149,7 +150,7 @@ def test_lesson_00_runs_and_its_card_and_its_exercise_answer(lab):
 def test_lesson_03_runs_and_its_viewer_shows_another_row(lab):
     lab.open("03_data.ipynb")
     lab.run_all(wait_s=600)
-    assert lab.drawn() <= DRAWN_S
+    assert lab.drawn() <= DRAWN * lab.workout()
     no_error_on_screen(lab)
 
     viewer = lab.panel("Token and mask viewer")
@@ -172,7 +173,7 @@ def test_lesson_03_runs_and_its_viewer_shows_another_row(lab):
 def test_a_lesson_runs_from_top_to_bottom_and_is_drawn(lab, path):
     lab.open(path.name)
     lab.run_all(wait_s=900)
-    assert lab.drawn() <= DRAWN_S
+    assert lab.drawn() <= DRAWN * lab.workout()
     no_error_on_screen(lab)
     expect(lab.book.locator(".bramble")).not_to_have_count(0)
     lab.book.locator(".bramble").first.evaluate("panel => panel.scrollIntoView()")

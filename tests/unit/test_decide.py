@@ -194,6 +194,15 @@ def test_training_is_earned_back_by_the_seconds_that_a_reply_saves():
     slow = [r for r in BOARD if r["method"] != "rag-few-shot"]
     slow += [row("rag-few-shot") | {"latency_p50_s": 1.0}]
     assert "earned back by no number of requests" in reasons("fine-tune + retrieve", {}, slow)
+    assert "overlap)" not in reasons("fine-tune + retrieve", {}, slow)
+    near = {"sft-rag": (1.5, 2.5), "rag-few-shot": (2.4, 4.5)}
+    unsure = [
+        r | {"intervals": {"latency_p50_s": near[r["method"]]}} if r["method"] in near else r
+        for r in BOARD
+    ]
+    said = reasons("fine-tune + retrieve", {}, unsure)
+    assert "one takes 2.0 (1.5 to 2.5) seconds" in said
+    assert "not shown: their intervals overlap" in said
     assert "(110,000 tokens for 1,000 requests" in reasons("fine-tune + retrieve", {})
     assert "(1,100,000 tokens for 10,000" in reasons("fine-tune + retrieve", {"requests": 10_000})
 

@@ -75,3 +75,27 @@ def test_a_ready_made_adapter_is_there_and_small(name, monkeypatch, tmp_path):
     folder, origin = training.find_adapter(name, PROFILE)
     assert origin == "ready-made"
     assert models.folder_mb(folder) <= 10
+
+
+def test_tokens_come_with_an_interval_over_the_tickets():
+    replies = [generation.Reply("x", read, 5, 0.1) for read in (10, 20, 30, 40)]
+    prices = methods.token_prices(replies)
+    assert prices["prompt_tokens"] == 25 and prices["new_tokens"] == 5
+    low, high = prices["intervals"]["prompt_tokens"]
+    assert 10 <= low < 25 < high <= 40 and prices["intervals"]["new_tokens"] == (5, 5)
+
+
+def test_a_method_without_a_model_has_no_tokens_and_one_ticket_no_interval():
+    none = methods.token_prices([generation.Reply("x", 0, 0, 0.0)] * 3)
+    assert none == {"prompt_tokens": None, "new_tokens": None, "intervals": {}}
+    one = methods.token_prices([generation.Reply("x", 7, 5, 0.1)])
+    assert one == {"prompt_tokens": 7, "new_tokens": 5, "intervals": {}}
+
+
+def test_the_median_of_a_few_requests_comes_with_its_interval(monkeypatch):
+    monkeypatch.setattr(methods, "latency", lambda *_: [1.0, 2.0, 3.0])
+    price = methods.measure_latency("zero-shot", ROWS, None, None, n=3)
+    low, high = price["intervals"]["latency_p50_s"]
+    assert price["latency_p50_s"] == 2 and 1 <= low <= 2 <= high <= 3
+    monkeypatch.setattr(methods, "latency", lambda *_: [1.0])
+    assert methods.measure_latency("zero-shot", ROWS, None, None)["intervals"] == {}

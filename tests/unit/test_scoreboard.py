@@ -43,6 +43,34 @@ def test_an_unknown_price_is_refused():
         scoreboard.make_row("sft", [RIGHT], PROFILE, latency=1.0)
 
 
+def test_an_interval_of_an_unknown_price_is_refused():
+    with pytest.raises(ValueError, match="unknown price"):
+        scoreboard.make_row("sft", [RIGHT], PROFILE, intervals={"latency": (1.0, 2.0)})
+
+
+def test_a_price_is_shown_with_its_interval_where_it_has_one():
+    row = scoreboard.make_row(
+        "sft",
+        [RIGHT, WRONG],
+        PROFILE,
+        prompt_tokens=1545.5,
+        latency_p50_s=2.5,
+        intervals={"prompt_tokens": (1540.2, 1551.4)},
+    )
+    assert scoreboard.with_interval(row, "prompt_tokens", 0) == "1,546 (1,540 to 1,551)"
+    assert scoreboard.with_interval(row, "latency_p50_s") == "2.5"
+    assert scoreboard.with_interval(row, "train_seconds") == ""
+    older = {key: value for key, value in row.items() if key != "intervals"}
+    assert scoreboard.with_interval(older, "prompt_tokens", 0) == "1,546"
+
+
+def test_the_readmes_board_has_an_interval_beside_each_share():
+    scoreboard.record(scoreboard.make_row("sft", [RIGHT] * 3 + [WRONG], PROFILE, train_seconds=9.6))
+    (line,) = scoreboard.short_table(scoreboard.read()).to_dict("records")
+    assert line["resolved %"] == "75.0 (30.1 to 95.4)" and line["facts %"] == "75 (30 to 95)"
+    assert line["train s"] == "10" and line["prompt tokens"] == ""
+
+
 def test_the_latest_row_of_a_method_model_and_seed_counts():
     scoreboard.record(scoreboard.make_row("sft", [WRONG], PROFILE))
     scoreboard.record(scoreboard.make_row("sft", [RIGHT], PROFILE))

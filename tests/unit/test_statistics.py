@@ -11,6 +11,7 @@ from helpers.statistics import (
     detectable_difference,
     holm,
     mcnemar,
+    percent,
     power,
     rate,
     wilson,
@@ -35,6 +36,12 @@ def test_wilson_gives_the_published_interval(successes, n, low, high):
 
 def test_wilson_without_tickets_knows_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_rate_is_written_with_its_interval():
+    found = rate([True] * 8 + [False] * 2)
+    assert percent(found) == "80 % (49 to 94)"
+    assert percent(found, 1, unit="") == "80.0 (49.0 to 94.3)"
 
 
 def test_wilson_is_wider_for_more_confidence():
