@@ -169,6 +169,12 @@ def rank(methods: list[str], board: dict, score: str) -> list[str]:
     return order
 
 
+def saved_at_least_and_most(row: dict, other: dict) -> tuple[float, float]:
+    """Seconds a reply of ``row`` saves over ``other``, by the near and the far ends of both medians' intervals; (0, 0) where one has none."""
+    mine, theirs = (r.get("intervals", {}).get("latency_p50_s") for r in (row, other))
+    return (theirs[0] - mine[1], theirs[1] - mine[0]) if mine and theirs else (0.0, 0.0)
+
+
 def price(method: str, answers: dict, board: dict) -> Iterator[str]:
     """What a method reads in a month, and after how many requests its training seconds are earned back."""
     row, month = board[method], answers["requests"]
@@ -179,17 +185,16 @@ def price(method: str, answers: dict, board: dict) -> Iterator[str]:
     other = {"sft": "few-shot", "sft-rag": "rag-few-shot"}.get(method)
     if other in board and row["train_seconds"] and row["latency_p50_s"]:
         saved = board[other]["latency_p50_s"] - row["latency_p50_s"]
-        after = (
-            f"{row['train_seconds'] / saved:,.0f} requests"
-            if saved > 0
-            else "no number of requests"
-        )
-        mine, theirs = (r.get("intervals", {}).get("latency_p50_s") for r in (row, board[other]))
-        doubt = " (not shown: their intervals overlap)"
-        touch = mine and theirs and mine[0] <= theirs[1] and theirs[0] <= mine[1]
+        least, most = saved_at_least_and_most(row, board[other])
+        after = "no number of requests"
+        if saved > 0:
+            after = f"{row['train_seconds'] / saved:,.0f} requests"
+        if least > 0:
+            after += f" ({row['train_seconds'] / most:,.0f} to {row['train_seconds'] / least:,.0f})"
+        doubt = " (not shown: their intervals overlap)" if least <= 0 < most else ""
         yield (
             f"Its {row['train_seconds']:.0f} s of training are earned back by {after}: a reply takes "
-            f"{saved:.2f} s less than with {other}{doubt * bool(touch)}."
+            f"{saved:.2f} s less than with {other}{doubt}."
         )
     if "training" in METHODS[method][1] and answers["examples"] == "hundreds":
         yield f"{fewer(method, answers['examples'])}: expect less than its row."
