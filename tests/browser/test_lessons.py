@@ -17,7 +17,7 @@ Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=MISSIN
 pytestmark = pytest.mark.timeout(1200)
 LESSONS = sorted((runtime.project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 TALL = {"width": 1400, "height": 7000}  # axe passes over what is out of sight
-DRAWN = 20  # a lesson is fully drawn within so many times the work of ``Lab.workout``
+DRAWN = 12  # a lesson is fully drawn within so many times the work of ``Lab.workout``
 BROKEN = re.compile(
     "Error displaying widget|model not found|Loading widget|Traceback \\(most", re.I
 )
