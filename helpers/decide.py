@@ -1,4 +1,4 @@
-"""Prompt, retrieve, fine-tune, both, or none: eight answers and the scoreboard's rows in, a reasoned order out.
+"""Prompt, retrieve, fine-tune, both, or none: nine answers and the scoreboard's rows in, a reasoned order out.
 
 Introduced in lesson 07. There are no weights and no points, only three steps that can be read here: ``obstacles`` strikes out what an answer
 forbids, ``rank`` puts what is left in the board's order and takes the simpler where two rows' intervals overlap, and ``CLAIMS`` are held against the
@@ -17,6 +17,7 @@ from helpers.scoreboard import with_interval
 # Question -> (its words, the answers there are). Numbers are upper limits or amounts.
 QUESTIONS = {
     "documents": ("Do the answers stand in documents of yours?", ("yes", "no")),
+    "page": ("May a customer be sent the page itself?", ("no, a reply says what was asked", "yes")),
     "changes": ("How often do these facts change?", ("each week", "seldom or never")),
     "form": ("Must every reply have one exact form (fields, labels, a sign-off)?", ("yes", "no")),
     "examples": (
@@ -40,11 +41,13 @@ DEFAULTS = {name: answers[0] for name, (_, answers) in QUESTIONS.items()} | {"re
 # Method -> (the option it is an example of, what it needs, the lesson that makes its row); the simpler first.
 METHODS = {
     "keyword-rule": ("none", (), "00"),
-    "retrieve-and-quote": ("retrieve", ("documents",), "02"),
+    "minilm-and-paste": ("retrieve", ("documents", "page"), "02"),
+    "retrieve-and-quote": ("retrieve", ("documents", "answered tickets"), "02"),
+    "retrieve-and-paste": ("retrieve", ("documents", "page", "answered tickets"), "02"),
     "zero-shot": ("prompt", ("model",), "01"),
     "few-shot": ("prompt", ("model", "examples"), "01"),
     "few-shot-constrained": ("prompt", ("model", "examples"), "01"),
-    "rag-few-shot": ("retrieve", ("model", "examples", "documents"), "02"),
+    "rag-few-shot": ("retrieve", ("model", "examples", "documents", "answered tickets"), "02"),
     "sft": ("fine-tune", ("model", "training"), "04"),
     "sft-rag": ("fine-tune + retrieve", ("model", "training", "documents"), "04"),
 }
@@ -56,16 +59,16 @@ CLAIMS = {
     ),
     "retrieve": (
         ("documents", "Retrieval brings the right page", "few-shot", "rag-few-shot", "policy"),
-        ("documents", "Reading beats quoting", "retrieve-and-quote", "rag-few-shot", "facts"),
+        ("documents", "Reading beats pasting", "retrieve-and-paste", "rag-few-shot", "facts"),
     ),
     "fine-tune": (
-        ("form", "Training brings the form", "few-shot", "sft", "format"),
+        ("form", "Training beats a grammar", "few-shot-constrained", "sft", "format"),
         ("documents", "Training alone brings the facts", "few-shot", "sft", "facts"),
     ),
     "fine-tune + retrieve": (
         ("documents", "A tuned model needs the page, too", "sft", "sft-rag", "facts"),
         ("documents", "A reader gains by training", "rag-few-shot", "sft-rag", "resolved"),
-        ("documents", "It beats quoting the page", "retrieve-and-quote", "sft-rag", "resolved"),
+        ("documents", "It beats pasting the page", "retrieve-and-paste", "sft-rag", "resolved"),
     ),
 }
 STANDINGS = ("first", "possible", "not measured", "ruled out")
@@ -114,9 +117,13 @@ def share(row: dict, score: str) -> str:
 
 @cache
 def fewer(method: str, has: str) -> str:
-    """How many tickets a trained method saw, beside how many the reader has."""
-    seen = len(data.tickets("train"))
-    return f"{method} learned from {seen:,} tickets and you have {has} (what fewer teach: lesson 06, 6.8)"
+    """How many answered tickets a trained method, or its retriever, saw, beside how many the reader has."""
+    seen, needs = len(data.tickets("train")), METHODS[method][1]
+    trained = "training" in needs
+    who, where = (method, "06, 6.8") if trained else (f"The retriever of {method}", "03, 3.8")
+    return (
+        f"{who} learned from {seen:,} tickets and you have {has} (what fewer teach: lesson {where})"
+    )
 
 
 def obstacles(method: str, answers: dict, row: dict | None) -> Iterator[str]:
@@ -124,13 +131,16 @@ def obstacles(method: str, answers: dict, row: dict | None) -> Iterator[str]:
     _, needs, _ = METHODS[method]
     if "documents" in needs and answers["documents"] == "no":
         yield f"{method} needs a page to retrieve, and there are no documents."
+    if "page" in needs and answers["page"] != "yes":
+        yield f"{method} sends what stands on the page, asked for or not."
     if "model" in needs and answers["host"] == "nobody":
         yield f"{method} needs a model, and nobody can host one."
     if "training" in needs and answers["host"] == "an API, as it comes":
         yield f"{method} needs its own adapter, which an API as it comes does not serve."
     if "examples" in needs and answers["examples"] == "none":
         yield f"{method} shows examples in its prompt, and there are none."
-    if "training" in needs and answers["examples"] in ("none", "tens"):
+    taught = {"training", "answered tickets"} & set(needs)
+    if taught and answers["examples"] in ("none", "tens"):
         yield f"{fewer(method, answers['examples'])}: its row does not speak for you."
     weekly = answers["documents"] == "yes" and answers["changes"] == "each week"
     if weekly and "training" in needs and "documents" not in needs:
@@ -196,7 +206,8 @@ def price(method: str, answers: dict, board: dict) -> Iterator[str]:
             f"Its {row['train_seconds']:.0f} s of training are earned back by {after}: a reply takes "
             f"{saved:.2f} s less than with {other}{doubt}."
         )
-    if "training" in METHODS[method][1] and answers["examples"] == "hundreds":
+    taught = {"training", "answered tickets"} & set(METHODS[method][1])
+    if taught and answers["examples"] == "hundreds":
         yield f"{fewer(method, answers['examples'])}: expect less than its row."
 
 

@@ -139,6 +139,19 @@ def facts_right(reply: str, policy: str, asks: list[str], version: int = 1) -> b
     return True
 
 
+def unasked(reply: str, row: dict, version: int = 1) -> set[tuple[str, str]]:
+    """Figures with a unit that a reply states and nobody asked for: in no fact that ``row`` asks, and not in the ticket.
+
+    ``resolved`` lets such a figure pass if it stands in the right section (lesson 05, section 5.3).
+    """
+    known = _known(handbook(version), facts())[0]
+    asked = quantities(row["ticket"])
+    for key in row["asks"]:
+        fact = known[row["reply"]["policy"], key]
+        asked |= quantities(fact.value_v2 if version == 2 and fact.value_v2 else fact.value)
+    return {figure for figure in quantities(_body(reply)) - asked if figure[1]}
+
+
 def score_reply(text: str, row: dict, version: int = 1) -> Score:
     """Score one reply against its ticket's row, with the facts of a handbook version."""
     reply = parse_reply(text)

@@ -387,12 +387,20 @@ def generate(
 
 
 def latency(
-    model, tokenizer, conversations: list[list[dict]], max_new_tokens: int = 96
+    model,
+    tokenizer,
+    conversations: list[list[dict]],
+    max_new_tokens: int = 96,
+    processors=None,
 ) -> list[float]:
-    """Seconds for each conversation, asked one at a time with nothing shared: as one user feels it. A dry run asks the first one only."""
+    """Seconds for each conversation, asked one at a time with nothing shared: as one user feels it. A dry run asks the first one only.
+
+    ``processors`` as for ``generate``, so that a grammar's time counts, too.
+    """
+    asked = {"max_new_tokens": max_new_tokens, "processors": processors}
     with _packed_weights(model, 1):
         return [
-            generate(model, tokenizer, [messages], max_new_tokens=max_new_tokens)[0].seconds
+            generate(model, tokenizer, [messages], **asked)[0].seconds
             for messages in conversations[: 1 if runtime.fast() else None]
         ]
 

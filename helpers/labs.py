@@ -66,6 +66,10 @@ RUNS = {
         for change in ({}, {"method": "sft", "epochs": 0.5})
         for seed in (1, 2)
     ],
+    # is the closed-book adapter only short of training? (lesson 07, section 7.2)
+    "passes": [
+        {"test": True, "method": "sft", "rows": 3_276, "epochs": epochs} for epochs in (1.0, 2.0)
+    ],
 }
 
 

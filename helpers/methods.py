@@ -117,6 +117,11 @@ def training_rows(sections: int, split: str = "train") -> list[dict]:
     ]
 
 
+def _processors(method: Method, tokenizer):
+    """What ``generate`` lets a method choose from: the grammar of a house reply, or None for any token."""
+    return house_grammar(tokenizer, data.reply_schema()) if method.grammar else None
+
+
 def _cache_path(
     method: Method, asked: list, profile: runtime.Profile, adapter: str | Path | None, seed: int
 ) -> Path:
@@ -152,15 +157,12 @@ def answer(
     if path.exists():
         return [Reply(**reply) for reply in json.loads(path.read_text(encoding="utf-8"))]
     model = model() if not hasattr(model, "generate") else model
-    processors = None
-    if method.grammar:
-        processors = house_grammar(tokenizer, data.reply_schema())
     replies = generate(
         model,
         tokenizer,
         asked,
         MAX_NEW_TOKENS,
-        processors=processors,
+        processors=_processors(method, tokenizer),
         progress=method.name,
         batch_size=64,
     )
@@ -188,9 +190,12 @@ def token_prices(replies: list[Reply]) -> dict:
 def measure_latency(method: str, rows: list[dict], model, tokenizer, n: int = 12) -> dict:
     """``latency_p50_s`` and ``latency_p95_s`` over the first n tickets, one request at a time, and the median's interval in ``intervals``.
 
-    The interval is the bootstrap's over these few tickets: how much the tickets differ, on this machine, this minute.
+    A method's grammar is at work, as in ``answer``. The interval is the bootstrap's over these few tickets: how much the tickets differ, on
+    this machine, this minute.
     """
-    seconds = latency(model, tokenizer, conversations(METHODS[method], rows[:n]), MAX_NEW_TOKENS)
+    asked = conversations(METHODS[method], rows[:n])
+    grammar = _processors(METHODS[method], tokenizer)
+    seconds = latency(model, tokenizer, asked, MAX_NEW_TOKENS, grammar)
     prices = {f"latency_p{p}_s": float(np.percentile(seconds, p)) for p in (50, 95)}
     span = statistics.bootstrap(np.median, seconds) if len(seconds) > 1 else None
     return prices | {"intervals": {"latency_p50_s": (span["low"], span["high"])} if span else {}}

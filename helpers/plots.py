@@ -101,7 +101,10 @@ def lines(
     ax=None,
     bands: dict[str, tuple] | None = None,
 ):
-    """Lines with markers: ``{name: (x, y)}``; ``bands`` may give (low, high) for a name."""
+    """Lines with markers: ``{name: (x, y)}``; ``bands`` may give (low, high) for a name.
+
+    The printed sentence gives the first line's x; a line that ends elsewhere says where.
+    """
     ax = _ax(ax)
     for i, (name, (x, y)) in enumerate(series.items()):
         ax.plot(
@@ -117,9 +120,12 @@ def lines(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1:
         ax.legend(frameon=False)
-    x, _ = next(iter(series.values()))
-    ends = ", ".join(f"{name} {y[0]:,.4g} to {y[-1]:,.4g}" for name, (_, y) in series.items())
-    print(f"{ylabel}, from {xlabel} {x[0]} to {x[-1]}: {ends}.")
+    first, _ = next(iter(series.values()))
+    ends = []
+    for name, (x, y) in series.items():
+        elsewhere = "" if x[-1] == first[-1] else f" (at {x[-1]})"
+        ends.append(f"{name} {y[0]:,.4g} to {y[-1]:,.4g}{elsewhere}")
+    print(f"{ylabel}, from {xlabel} {first[0]} to {first[-1]}: {', '.join(ends)}.")
     return ax
 
 

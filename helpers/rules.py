@@ -101,25 +101,36 @@ def find_policy(ticket: str) -> str:
     return best if hits[best] >= 2 else "none"
 
 
-def quote(policy: str, ticket: str) -> str:
-    """The sentence of a section that fits the question: one with a price, one with a time, else the first."""
+def _sentences(policy: str, ticket: str) -> tuple[str, list[str]]:
+    """The sentence of a section that fits the question (one with a price, one with a time, else the first), and the others."""
     sentences = re.split(r"(?<=[.;]) +", policies()[policy].text)
     wants = None
     if _COST.search(ticket):
         wants = r"EUR|%|free|no cost"
     elif _TIME.search(ticket):
         wants = r"day|week|month|year|hour|minute|:"
-    sentence = next((s for s in sentences if wants and re.search(wants, s)), sentences[0])
-    return " ".join(sentence.rstrip(";").split()[:MAX_WORDS])
+    fits = next((s for s in sentences if wants and re.search(wants, s)), sentences[0])
+    return fits, [s for s in sentences if s is not fits]
 
 
-def house_reply(policy: str, ticket: str) -> str:
-    """The house reply for a ticket once its section is known, without any model."""
+def quote(policy: str, ticket: str) -> str:
+    """The sentence of a section that fits the question, as long as a house reply may be."""
+    return " ".join(_sentences(policy, ticket)[0].rstrip(";").split()[:MAX_WORDS])
+
+
+def paste(policy: str, ticket: str) -> str:
+    """The sentence that fits the question, then the rest of its section, as long as a house reply may be (lesson 02, section 2.10)."""
+    fits, others = _sentences(policy, ticket)
+    return " ".join(" ".join([fits, *others]).split()[:MAX_WORDS])
+
+
+def house_reply(policy: str, ticket: str, say=quote) -> str:
+    """The house reply for a ticket once its section is known, without any model; ``say(policy, ticket)`` picks its words."""
     section = policies().get(policy)
     if section is None:
         text, intent = "A colleague will look into this and write back to you.", "other"
     else:
-        text, intent = quote(policy, ticket), section.intent
+        text, intent = say(policy, ticket), section.intent
     labels = {"policy": policy, "intent": intent, "priority": priority_of(policy)}
     return dumps({**labels, "product": find_product(ticket), "reply": text + SIGN_OFF})
 

@@ -20,7 +20,9 @@ PRICES = (
 )
 ORDER = (
     "keyword-rule",
+    "minilm-and-paste",
     "retrieve-and-quote",
+    "retrieve-and-paste",
     "zero-shot",
     "few-shot",
     "few-shot-constrained",

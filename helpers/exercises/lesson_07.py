@@ -16,8 +16,9 @@ CASES = {
     "are kept, no facts are asked for, and a prompt may hold 200 tokens.",
     "manual": "A handbook of 400 pages that seldom changes, 20 questions with answers. A mechanic "
     "reads each reply, and wants the right page more than a fine sentence.",
-    "desk": "Replies in one exact form with the house's labels, facts from a handbook that changes "
-    "every Monday, 3,000 labelled tickets, a prompt of at most 500 tokens.",
+    "desk": "Replies in one exact form with the house's labels, a sentence that says what was asked and "
+    "no more, facts from a handbook that changes every Monday, 3,000 labelled tickets, a prompt of at "
+    "most 500 tokens.",
     "menu": "A menu with three buttons: opening hours, address, phone. Each answer was approved word by "
     "word, and a wrong one is paid for.",
 }
@@ -39,7 +40,7 @@ _OVERLOOKS = {
     ),
     ("prices", "none"): (
         "customers use their own words, and a rule knows only those that its writer thought of",
-        ("resolved", "keyword-rule", "retrieve-and-quote"),
+        ("resolved", "keyword-rule", "retrieve-and-paste"),
     ),
     ("form", "retrieve"): (
         "all that the reply says stands in the letter; a page more can only get in the way",
@@ -77,18 +78,18 @@ _OVERLOOKS = {
     ),
     ("manual", "both"): (
         "20 examples are few to train on (lesson 06, section 6.8), and the page is all that is wanted",
-        ("policy", "retrieve-and-quote", "sft-rag"),
+        ("policy", "retrieve-and-paste", "sft-rag"),
     ),
     ("manual", "none"): (
         "somebody has to find the page among 400",
-        ("policy", "keyword-rule", "retrieve-and-quote"),
+        ("policy", "keyword-rule", "retrieve-and-paste"),
     ),
     ("desk", "prompt"): (
         "the facts are in no prompt, and the examples that show the form exceed 500 tokens",
         ("prompt_tokens", "few-shot", "sft-rag"),
     ),
     ("desk", "retrieve"): (
-        "the right page does not bring the form and the labels, and the examples are there to learn them",
+        "a page does not bring the form, and pasted it says more than was asked (lesson 05, section 5.3)",
         ("triage", "rag-few-shot", "sft-rag"),
     ),
     ("desk", "fine-tune"): (

@@ -13,7 +13,7 @@ BASE = {"by": "training", "examples": 100, "epochs": 3, "seed": 0}
 ALLOWED = {"by": ("training", "prompt")}
 FILES = ("persona.jsonl",)
 RUNS = [
-    *({"by": "prompt", "examples": examples, "epochs": 0} for examples in (0, 3)),
+    *({"by": "prompt", "examples": examples, "epochs": 0} for examples in (0, 3, 10)),
     *(
         {"examples": examples, "epochs": epochs}
         for examples, epochs in ((10, 10), (30, 5), (100, 3), (300, 2))

@@ -15,7 +15,9 @@ N = 200
 # Shares of (format, triage, policy, facts and product and resolved) of a made-up board, and its prices.
 SHARES = {
     "keyword-rule": (1.0, 0.4, 0.3, 0.25),
+    "minilm-and-paste": (1.0, 0.5, 0.5, 0.4),
     "retrieve-and-quote": (1.0, 0.9, 0.9, 0.55),
+    "retrieve-and-paste": (1.0, 0.9, 0.9, 0.58),
     "zero-shot": (0.1, 0.1, 0.0, 0.0),
     "few-shot": (0.6, 0.2, 0.05, 0.02),
     "few-shot-constrained": (1.0, 0.2, 0.05, 0.02),
@@ -23,7 +25,7 @@ SHARES = {
     "sft": (1.0, 0.7, 0.2, 0.1),
     "sft-rag": (1.0, 0.95, 0.9, 0.8),
 }
-TOKENS = (None, 0, 300, 1100, 1100, 1500, 60, 110)
+TOKENS = (None, 0, 0, 0, 300, 1100, 1100, 1500, 60, 110)
 TRAINED = {"sft": 260.0, "sft-rag": 600.0}
 
 
@@ -120,6 +122,7 @@ def test_the_desk_of_the_workshop_takes_the_highest_row_and_names_its_figures():
         ({"host": "an API, as it comes"}, "fine-tune + retrieve", "does not serve"),
         ({"examples": "tens"}, "fine-tune + retrieve", "its row does not speak for you"),
         ({"changes": "each week"}, "fine-tune", "(260 s here) each week"),
+        ({"documents": "no"}, "retrieve", "there are no documents"),
         ({"harm": "yes, and nobody reads along"}, "prompt", "2 % (1 to 5, n = 200)"),
         ({"prompt tokens": 200}, "prompt", "few-shot reads 1100 tokens a request, and 200 are"),
     ],
@@ -144,8 +147,33 @@ def test_an_answer_rules_out_no_more_than_it_says(answers, option):
 
 
 def test_without_examples_only_the_prompt_without_any_is_left():
-    found = {a.option: a.method for a in decide.recommend({"examples": "none"}, BOARD)}
-    assert found["prompt"] == "zero-shot" and found["retrieve"] == "retrieve-and-quote"
+    answers = {"examples": "none", "page": "yes"}
+    found = {a.option: a.method for a in decide.recommend(answers, BOARD)}
+    assert found["prompt"] == "zero-shot" and found["retrieve"] == "minilm-and-paste"
+
+
+@pytest.mark.parametrize("few", ["none", "tens"])
+def test_a_retriever_that_learned_from_tickets_does_not_speak_for_who_has_few(few):
+    answers = {"examples": few, "page": "yes"}
+    found = {a.option: a.method for a in decide.recommend(answers, BOARD)}
+    assert found["retrieve"] == "minilm-and-paste"
+    said = reasons("retrieve", answers)
+    assert "The retriever of retrieve-and-paste learned from 3,276 tickets and you have" in said
+
+
+def test_a_pasted_page_is_out_where_a_reply_has_to_say_what_was_asked():
+    found = {a.option: a.method for a in decide.recommend({}, BOARD)}
+    assert found["retrieve"] == "retrieve-and-quote"
+    assert "retrieve-and-paste sends what stands on the page" in reasons("retrieve", {})
+    pasted = [r for r in BOARD if r["method"] != "retrieve-and-paste"]
+    pasted.append(row("retrieve-and-paste", resolved=0.95))
+    assert first({"page": "yes"}, pasted) == "retrieve-and-paste"
+    (advice, *_) = decide.recommend({}, pasted)
+    assert advice.method == "sft-rag" and "AGAINST THIS CHOICE" in " ".join(advice.reasons)
+
+
+def test_a_retriever_from_thousands_promises_less_to_who_has_hundreds():
+    assert "expect less than its row" in reasons("retrieve", {"examples": "hundreds"})
 
 
 def test_among_rows_whose_intervals_overlap_the_simpler_comes_first():

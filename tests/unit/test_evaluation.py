@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from helpers import evaluation
+from helpers import data, evaluation
 from helpers.data import KEYS, MAX_WORDS, SIGN_OFF, dumps
 from helpers.evaluation import (
     SCORES,
@@ -768,6 +768,39 @@ def test_digit_of_a_product_name_is_no_disagreement(reply):
         f"{subject} can come back within 45 days.{SIGN_OFF}" for subject in ("It", "The Fern 2")
     ]
     assert agreement([dumps({**reply, "reply": text}) for text in texts]) == 1.0
+
+
+# --- figures that nobody asked for ---
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("You have 45 days.", set()),
+        ("You have 45 days, and less than 50 km.", {("50", "km")}),
+        ("You have 45 days and 3 tries.", {("3", "try")}),  # made up counts, too
+        ("The Fern 2 may come back within 45 days.", set()),
+        ("I do not know.", set()),
+    ],
+)
+def test_a_figure_is_unasked_if_no_asked_fact_holds_it(make_row, text, found):
+    assert evaluation.unasked(text + SIGN_OFF, make_row()) == found
+
+
+def test_a_figure_of_the_ticket_may_be_repeated(make_row):
+    row = make_row() | {"ticket": "I rode it 50 km. How long do I have?"}
+    assert evaluation.unasked("45 days, and 50 km is fine." + SIGN_OFF, row) == set()
+
+
+def test_the_asked_value_is_that_of_the_handbook_in_force(make_row):
+    assert evaluation.unasked("30 days." + SIGN_OFF, make_row(), version=2) == set()
+    assert evaluation.unasked("45 days." + SIGN_OFF, make_row(), version=2) == {("45", "day")}
+
+
+def test_no_house_reply_states_a_figure_that_nobody_asked_for():
+    rows = [row for split in data.SPLITS[1:] for row in data.tickets(split) if row["asks"]]
+    said = {row["id"] for row in rows if evaluation.unasked(row["reply"]["reply"], row)}
+    assert len(said) <= 0.02 * len(rows), said
 
 
 # --- the metric ---

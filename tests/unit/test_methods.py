@@ -65,6 +65,15 @@ def test_the_keyword_rule_always_writes_a_house_reply():
         assert evaluation.parse_reply(rules.keyword_rule(row["ticket"])) is not None
 
 
+def test_pasting_says_what_quoting_says_and_more_in_a_house_reply():
+    for row in data.tickets("validation"):
+        policy, ticket = row["reply"]["policy"], row["ticket"]
+        reply = rules.house_reply(policy, ticket, rules.paste)
+        assert evaluation.in_house_form(evaluation.parse_reply(reply))
+        if policy != "none":
+            assert rules.paste(policy, ticket).startswith(rules.quote(policy, ticket))
+
+
 def test_the_keyword_rule_has_words_for_every_section():
     assert list(rules.KEYWORDS) == list(data.policies())
 
@@ -99,3 +108,12 @@ def test_the_median_of_a_few_requests_comes_with_its_interval(monkeypatch):
     assert price["latency_p50_s"] == 2 and 1 <= low <= 2 <= high <= 3
     monkeypatch.setattr(methods, "latency", lambda *_: [1.0])
     assert methods.measure_latency("zero-shot", ROWS, None, None)["intervals"] == {}
+
+
+def test_a_request_is_timed_with_the_grammar_of_its_method(monkeypatch):
+    monkeypatch.setattr(methods, "house_grammar", lambda *_: "a grammar")
+    told = []
+    monkeypatch.setattr(methods, "latency", lambda *asked: told.append(asked[-1]) or [1.0])
+    for name in ("few-shot", "few-shot-constrained"):
+        methods.measure_latency(name, ROWS, None, None, n=1)
+    assert told == [None, "a grammar"]

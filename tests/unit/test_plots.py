@@ -19,3 +19,12 @@ def test_a_confusion_matrix_says_what_it_shows_and_when_there_is_nothing_to_show
 ):
     plots.confusion(gold, said, ["a", "b"])
     assert sentence in capsys.readouterr().out
+
+
+def test_a_line_that_ends_earlier_than_the_first_says_where(capsys):
+    plots.lines(
+        {"long": ([0, 1, 10], [1, 2, 3]), "short": ([0, 1, 3], [1, 4, 5])}, "epochs", "loss"
+    )
+    assert capsys.readouterr().out == (
+        "loss, from epochs 0 to 10: long 1 to 3, short 1 to 5 (at 3).\n"
+    )

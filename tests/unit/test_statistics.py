@@ -11,7 +11,9 @@ from helpers.statistics import (
     detectable_difference,
     holm,
     mcnemar,
+    paired_difference,
     percent,
+    points,
     power,
     rate,
     wilson,
@@ -105,6 +107,36 @@ def test_mcnemar_of_unequal_lengths_raises():
 
 
 # --- bootstrap ---
+
+
+def _pair(both, only_a, only_b, neither):
+    a = [True] * (both + only_a) + [False] * (only_b + neither)
+    return a, [True] * both + [False] * only_a + [True] * only_b + [False] * neither
+
+
+def test_paired_difference_gives_the_published_interval():
+    found = paired_difference(*_pair(20, 12, 2, 16))  # Newcombe 1998, his worked example
+    assert [round(found[k], 4) for k in ("value", "low", "high")] == [0.2, 0.0562, 0.3292]
+
+
+def test_paired_difference_without_a_disagreement_is_not_certainty():
+    found = paired_difference(*_pair(0, 0, 0, 36))
+    assert found["value"] == 0 and found["low"] == -found["high"] < -0.05
+
+
+def test_paired_difference_turns_with_the_order():
+    a, b = _pair(10, 9, 3, 20)
+    one, other = paired_difference(a, b), paired_difference(b, a)
+    assert math.isclose(one["low"], -other["high"]) and math.isclose(one["high"], -other["low"])
+
+
+def test_paired_difference_of_unequal_lengths_raises():
+    with pytest.raises(ValueError, match="3 and 2"):
+        paired_difference([True] * 3, [True] * 2)
+
+
+def test_a_difference_is_written_with_its_interval():
+    assert points({"value": 0.05, "low": -0.01, "high": 0.112}) == "+5 points (-1 to +11)"
 
 
 def test_bootstrap_of_a_share_is_near_its_wilson_interval():
