@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 
-from helpers import data, evaluation, methods, rules, runtime, scoreboard, training
+from helpers import data, evaluation, methods, rules, runtime, training
 
 # How many replies of each method; most where right and wrong are both frequent, few where hardly anything parses.
 QUOTAS = {
@@ -32,8 +32,7 @@ def replies_of(method: str, rows: list[dict], profile: runtime.Profile) -> list[
     if method == "keyword-rule":
         return [rules.keyword_rule(row["ticket"]) for row in rows]
     if method == "retrieve-and-quote":
-        found = [context[0].policy if context else "none" for context in methods.contexts(rows, 1)]
-        return [rules.house_reply(policy, row["ticket"]) for policy, row in zip(found, rows)]
+        return methods.without_model(rows)
     name = methods.METHODS[method].adapter
     adapter = training.find_adapter(name, profile)[0] if name else None
 
@@ -53,12 +52,11 @@ def choose(replies: dict[str, list[str]], rows: list[dict], seed: int = 0) -> li
     that reads free text. Where one half has too few replies the other fills up.
     """
     rng, sheet = random.Random(seed), []
-    for method in scoreboard.ORDER:
+    for method, quota in QUOTAS.items():
         scores = evaluation.score_all(replies[method], rows)
         right = [i for i, score in enumerate(scores) if score.facts]
         wrong = [i for i, score in enumerate(scores) if not score.facts]
         rng.shuffle(right), rng.shuffle(wrong)
-        quota = QUOTAS[method]
         take = max(min(quota // 2, len(right)), quota - len(wrong))
         for i in right[:take] + wrong[: quota - take]:
             sheet.append({"method": method, "ticket": rows[i]["id"], "reply": replies[method][i]})

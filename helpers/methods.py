@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import data, evaluation, runtime, scoreboard, statistics
+from helpers import data, evaluation, rules, runtime, scoreboard, statistics
 from helpers.generation import Reply, generate, house_grammar, latency
 
 # Chosen on validation in lesson 01, section 1.5: the best of the candidate sets tried there.
@@ -73,6 +73,12 @@ def contexts(
     )
     found = top_k(scores, retriever.sections, k)
     return [[] if p > retriever.threshold else sections for sections, p in zip(found, nothing)]
+
+
+def without_model(rows: list[dict], say=rules.quote, retriever=None) -> list[str]:
+    """House replies without a language model: the retriever names the section, ``say`` its words (lesson 02, section 2.10)."""
+    pages = [found[0].policy if found else "none" for found in contexts(rows, 1, retriever)]
+    return [rules.house_reply(page, row["ticket"], say) for page, row in zip(pages, rows)]
 
 
 def examples(count: int, sections: int = 0, ids: tuple[str, ...] = EXAMPLE_IDS) -> list[dict]:
