@@ -59,7 +59,13 @@ CLAIMS = {
     ),
     "retrieve": (
         ("documents", "Retrieval brings the right page", "few-shot", "rag-few-shot", "policy"),
-        ("documents", "Reading beats pasting", "retrieve-and-paste", "rag-few-shot", "facts"),
+        (
+            "documents",
+            "An untrained reader beats pasting",
+            "retrieve-and-paste",
+            "rag-few-shot",
+            "facts",
+        ),
     ),
     "fine-tune": (
         ("form", "Training beats a grammar", "few-shot-constrained", "sft", "format"),

@@ -70,7 +70,7 @@ def parse_reply(text: str) -> dict | None:
 def in_house_form(reply: dict) -> bool:
     """True for a parsed reply with known labels and 1 to 30 words before its sign-off.
 
-    The desk answers the question, it does not quote the page.
+    The limit keeps long pages out, not short ones (lesson 05, section 5.3).
     """
     known = (
         reply["intent"] in INTENTS
@@ -113,7 +113,7 @@ def _known(sections: tuple, known: tuple) -> tuple[dict, dict]:
 
 
 def facts_right(reply: str, policy: str, asks: list[str], version: int = 1) -> bool:
-    """True if the reply holds every value asked for, and no other value of that kind.
+    """True if the reply holds every value asked for, and none of that kind from outside the right section.
 
     A quantity (45 days) must be there, and every quantity with the same unit must stand in the right section, and
     so must every phone number. Outside the handbook (policy "none") the reply must name a colleague and hold no

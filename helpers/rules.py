@@ -1,4 +1,4 @@
-"""The rung below every model: keywords for each handbook section, and a sentence quoted from it.
+"""The rung below every model: keywords for each handbook section, and a sentence quoted from it, or its page pasted.
 
 Introduced in lesson 00, section 0.7. Written by hand from the handbook and a look at training tickets, in the
 time that a shop would give it. A model that does not beat this page is not worth its memory.

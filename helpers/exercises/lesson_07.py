@@ -40,7 +40,7 @@ _OVERLOOKS = {
     ),
     ("prices", "none"): (
         "customers use their own words, and a rule knows only those that its writer thought of",
-        ("resolved", "keyword-rule", "retrieve-and-paste"),
+        ("resolved", "keyword-rule", "minilm-and-paste"),
     ),
     ("form", "retrieve"): (
         "all that the reply says stands in the letter; a page more can only get in the way",
@@ -73,7 +73,7 @@ _OVERLOOKS = {
         ("policy", "few-shot", "rag-few-shot"),
     ),
     ("manual", "fine-tune"): (
-        "20 examples do not hold 400 pages; look what thousands brought without the page",
+        "20 examples do not hold 400 pages; thousands, seen for half a pass, brought few facts (7.2)",
         ("facts", "sft", "sft-rag"),
     ),
     ("manual", "both"): (
@@ -82,14 +82,14 @@ _OVERLOOKS = {
     ),
     ("manual", "none"): (
         "somebody has to find the page among 400",
-        ("policy", "keyword-rule", "retrieve-and-paste"),
+        ("policy", "keyword-rule", "minilm-and-paste"),
     ),
     ("desk", "prompt"): (
         "the facts are in no prompt, and the examples that show the form exceed 500 tokens",
         ("prompt_tokens", "few-shot", "sft-rag"),
     ),
     ("desk", "retrieve"): (
-        "a page does not bring the form, and pasted it says more than was asked (lesson 05, section 5.3)",
+        "a prompted reader does not bring form and labels, and a pasted page says more than was asked",
         ("triage", "rag-few-shot", "sft-rag"),
     ),
     ("desk", "fine-tune"): (
