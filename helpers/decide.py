@@ -51,6 +51,10 @@ METHODS = {
     "sft": ("fine-tune", ("model", "training"), "04"),
     "sft-rag": ("fine-tune + retrieve", ("model", "training", "documents"), "04"),
 }
+TAUGHT = {
+    "training",
+    "answered tickets",
+}  # needs of a method that learned from thousands of tickets
 # Option -> (the question that makes it matter, the claim, from this method, to that one, by this score)
 CLAIMS = {
     "none": (),
@@ -145,8 +149,7 @@ def obstacles(method: str, answers: dict, row: dict | None) -> Iterator[str]:
         yield f"{method} needs its own adapter, which an API as it comes does not serve."
     if "examples" in needs and answers["examples"] == "none":
         yield f"{method} shows examples in its prompt, and there are none."
-    taught = {"training", "answered tickets"} & set(needs)
-    if taught and answers["examples"] in ("none", "tens"):
+    if TAUGHT & set(needs) and answers["examples"] in ("none", "tens"):
         yield f"{fewer(method, answers['examples'])}: its row does not speak for you."
     weekly = answers["documents"] == "yes" and answers["changes"] == "each week"
     if weekly and "training" in needs and "documents" not in needs:
@@ -212,8 +215,7 @@ def price(method: str, answers: dict, board: dict) -> Iterator[str]:
             f"Its {row['train_seconds']:.0f} s of training are earned back by {after}: a reply takes "
             f"{saved:.2f} s less than with {other}{doubt}."
         )
-    taught = {"training", "answered tickets"} & set(METHODS[method][1])
-    if taught and answers["examples"] == "hundreds":
+    if TAUGHT & set(METHODS[method][1]) and answers["examples"] == "hundreds":
         yield f"{fewer(method, answers['examples'])}: expect less than its row."
 
 
