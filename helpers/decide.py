@@ -153,8 +153,12 @@ def obstacles(method: str, answers: dict, row: dict | None) -> Iterator[str]:
         yield f"{fewer(method, answers['examples'])}: its row does not speak for you."
     weekly = answers["documents"] == "yes" and answers["changes"] == "each week"
     if weekly and "training" in needs and "documents" not in needs:
-        took = f" ({row['train_seconds']:.0f} s here)" if row and row["train_seconds"] else ""
-        yield f"{method} has its facts in the weights: a change is a training run{took} each week."
+        took = (
+            f" (the first took {row['train_seconds']:.0f} s)"
+            if row and row["train_seconds"]
+            else ""
+        )
+        yield f"{method} has its facts in the weights: a change is a training run each week{took}."
     if "model" in needs and answers["harm"].startswith("yes"):
         right = f"; right on the facts are {share(row, 'facts')}" if row else ""
         yield f"{method} writes its own sentences, and nobody reads along{right}."

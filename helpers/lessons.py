@@ -83,12 +83,12 @@ def fill_readme(minutes: dict[str, str], board: str) -> None:
 
 
 def told_seeds(table) -> str:
-    """A sentence for each method of ``scoreboard.seeds`` that was trained with more than one seed."""
+    """A sentence for each method of ``scoreboard.seeds`` that was trained more than once."""
     return " ".join(
-        f"`{name}` with {row['seeds']:.0f} training seeds: resolved {row['mean']:.1f} % on average, from "
+        f"`{name}` in {row['runs']:.0f} training runs: resolved {row['mean']:.1f} % on average, from "
         f"{row['least']:.1f} to {row['most']:.1f} (lesson 05, section 5.2)."
         for name, row in table.iterrows()
-        if row["seeds"] > 1
+        if row["runs"] > 1
     )
 
 
@@ -136,7 +136,7 @@ def run(paths: list[Path]) -> dict[str, float]:
 
         client = NotebookClient(
             notebook,
-            timeout=7200,  # seconds a cell; the longest training took 1,913 on the slowest CPU we had
+            timeout=7200,  # seconds a cell; the longest training took 1,933 on the slowest CPU we had
             kernel_name="python3",
             extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": str(path.parent)}},

@@ -182,11 +182,11 @@ def short_table(rows: list[dict]):
 
 
 def seeds(rows: list[dict] | None = None, score: str = "resolved"):
-    """What the training seed moves, apart from what the choice of tickets may move: a pandas DataFrame, a line a trained method.
+    """What another training run moves, apart from what the choice of tickets may move: a pandas DataFrame, a line a trained method.
 
-    ``mean``, ``least`` and ``most`` over the seeds and their sample standard deviation ``seed sd``, then Wilson's 95 % interval at
-    the mean for these tickets (as many tickets as there are, not times the seeds); all in percent. A method with one seed says
-    "one seed": its spread is unknown, not zero. Lesson 05, section 5.3.
+    ``mean``, ``least`` and ``most`` over the runs and their sample standard deviation ``runs' sd``, then Wilson's 95 % interval at
+    the mean for these tickets (as many tickets as there are, not times the runs); all in percent. A method with one run says
+    "one run": its spread is unknown, not zero. Lesson 05, section 5.2.
     """
     import numpy as np
     import pandas as pd
@@ -199,10 +199,10 @@ def seeds(rows: list[dict] | None = None, score: str = "resolved"):
     for (method, model, n), found in groups.items():
         values = np.array([row[score]["value"] for row in found])
         low, high = wilson(round(values.mean() * n), n)
-        line = {"method": method, "model": model, "seeds": len(found), "mean": 100 * values.mean()}
+        line = {"method": method, "model": model, "runs": len(found), "mean": 100 * values.mean()}
         line |= {"least": 100 * values.min(), "most": 100 * values.max()}
-        line["seed sd"] = float(100 * values.std(ddof=1)) if len(found) > 1 else "one seed"
+        line["runs' sd"] = round(100 * values.std(ddof=1), 2) if len(found) > 1 else "one run"
         lines.append(line | {"n": n, "tickets low": 100 * low, "tickets high": 100 * high})
-    columns = ["method", "model", "seeds", "mean", "least", "most", "seed sd", "n"]
+    columns = ["method", "model", "runs", "mean", "least", "most", "runs' sd", "n"]
     columns += ["tickets low", "tickets high"]
     return pd.DataFrame(lines, columns=columns).set_index("method")

@@ -20,6 +20,7 @@ from trl import SFTTrainer
 from helpers import int8, padding_free, runtime
 from helpers.data import data_sha256
 
+READY_MADE = runtime.project_root() / "data" / "adapters"  # of the embedded model
 KEEP_COMPILED = "autograd_cache_allow_custom_autograd_functions"
 
 
@@ -387,6 +388,8 @@ def save_adapter(trainer, folder: Path, profile: runtime.Profile, seconds: float
         "model": profile.model,
         "data_sha256": data_sha256(),
         "share": runtime.share(),
+        "seed": trainer.args.seed,
+        "epochs": trainer.args.num_train_epochs,
         "seconds": seconds,
         "trainable_parameters": trainable,
         "peak_memory_gb": round(runtime.peak_memory_gb(), 2),
@@ -406,15 +409,54 @@ def ready_made(name: str, profile: runtime.Profile) -> Path:
     """The adapter of a name in ``data/adapters``; raises ``ModelError`` for a model that it was not made with."""
     from helpers.models import ModelError
 
-    ready = runtime.project_root() / "data" / "adapters" / name
+    ready = READY_MADE / name
     if profile.model != runtime.EMBEDDED:
         raise ModelError(
             f"the adapters in data/adapters are for {runtime.EMBEDDED} and this is {profile.model}: "
-            "train (lesson 04 with READY_MADE = DEMO = False)"
+            "train (lesson 04 with READY_MADE = DEMO = WATCH = False)"
         )
-    if not (ready / "adapter_config.json").exists():
+    if not all((ready / file).exists() for file in ("adapter_config.json", "training.json")):
         raise ModelError(f"data/adapters has no whole '{name}': git checkout data/adapters")
     return ready
+
+
+def keep_ready_made(folder: str | Path, name: str) -> Path:
+    """Copy a trained adapter to ``data/adapters/<name>``, its weights rounded to bf16, half of the megabytes; returns the new folder.
+
+    The copy is written under another name first. Raises FileNotFoundError where ``folder`` holds no adapter, ValueError for one that was
+    stopped early or made in a dry run.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder, kept = Path(folder), READY_MADE / name
+    weights = load_file(folder / "adapter_model.safetensors")
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    if record["share"] < 1 or folder.name.endswith("-stopped"):
+        raise ValueError(
+            f"{folder.name} is not of a whole run: train without WORKSHOP_SHARE, to the end"
+        )
+    part = kept.with_name(name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for file in ("adapter_config.json", "training.json"):
+        shutil.copyfile(folder / file, part / file)
+    rounded = {key: tensor.to(torch.bfloat16) for key, tensor in weights.items()}
+    save_file(rounded, part / "adapter_model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(kept, ignore_errors=True)
+    os.replace(part, kept)
+    return kept
+
+
+def has_ready_made(name: str, profile: runtime.Profile) -> bool:
+    """Whether ``data/adapters`` has that adapter for this profile's model, trained on these very data."""
+    from helpers.models import ModelError
+
+    try:
+        record = ready_made(name, profile) / "training.json"
+    except ModelError:
+        return False
+    return json.loads(record.read_text(encoding="utf-8")).get("data_sha256") == data_sha256()
 
 
 def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path, str]:
@@ -432,6 +474,4 @@ def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path, str]:
         if same and record.get("share", 1.0) == runtime.share():
             return folder, "trained here"
     ready = ready_made(name, profile)
-    record = json.loads((ready / "training.json").read_text(encoding="utf-8"))
-    same = record.get("data_sha256") == data_sha256()
-    return ready, "ready-made" if same else "ready-made, for other data"
+    return ready, "ready-made" if has_ready_made(name, profile) else "ready-made, for other data"

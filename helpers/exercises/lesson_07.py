@@ -73,7 +73,7 @@ _OVERLOOKS = {
         ("policy", "few-shot", "rag-few-shot"),
     ),
     ("manual", "fine-tune"): (
-        "20 examples do not hold 400 pages; thousands, seen for half a pass, brought few facts (7.2)",
+        "20 examples do not hold 400 pages; thousands brought few facts in half a pass, half in two (7.2)",
         ("facts", "sft", "sft-rag"),
     ),
     ("manual", "both"): (

@@ -23,11 +23,17 @@ def bits(flags) -> str:
 
 
 def trainer_for(
-    rows: list[dict], profile: runtime.Profile, folder, kind: str = "lora", **arguments
+    rows: list[dict],
+    profile: runtime.Profile,
+    folder,
+    kind: str = "lora",
+    start: str = "base",
+    **arguments,
 ):
     """A trainer by lesson 04's recipe over rows of prompt and completion, ready to train; ``arguments`` of ``SFTConfig`` differ from it.
 
-    LoRA of rank 16 on all linear maps of layers 10 to 29; with ``kind="full"`` every weight, at a tenth of the learning rate.
+    LoRA of rank 16 on all linear maps of layers 10 to 29, or with ``start="sft"`` the ready-made closed-book adapter, trained on; with
+    ``kind="full"`` every weight, at a tenth of the learning rate.
     """
     from datasets import Dataset
     from trl import SFTConfig
@@ -47,12 +53,13 @@ def trainer_for(
     runtime.set_seed(asked["seed"])
     tokenizer = models.load_tokenizer(profile)  # refuses a model without a chat template
     model = models.load_model(profile)
+    layers, setting = model.config.num_hidden_layers, labs.settings(kind=kind, start=start)
     trainer = training.LeanSFTTrainer(
-        model=model,
+        model=labs.started_from(model, start, profile),
         args=SFTConfig(output_dir=str(folder), **asked, **training.hardware_arguments(profile)),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=labs.lora_config(labs.settings(kind=kind), model.config.num_hidden_layers),
+        peft_config=labs.lora_config(setting, layers),
     )
     training.make_lean(trainer, profile)
     return trainer

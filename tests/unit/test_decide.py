@@ -121,7 +121,7 @@ def test_the_desk_of_the_workshop_takes_the_highest_row_and_names_its_figures():
         ({"host": "nobody"}, "prompt", "nobody can host one"),
         ({"host": "an API, as it comes"}, "fine-tune + retrieve", "does not serve"),
         ({"examples": "tens"}, "fine-tune + retrieve", "its row does not speak for you"),
-        ({"changes": "each week"}, "fine-tune", "(260 s here) each week"),
+        ({"changes": "each week"}, "fine-tune", "each week (the first took 260 s)"),
         ({"documents": "no"}, "retrieve", "there are no documents"),
         ({"harm": "yes, and nobody reads along"}, "prompt", "2 % (1 to 5, n = 200)"),
         ({"prompt tokens": 200}, "prompt", "few-shot reads 1100 tokens a request, and 200 are"),

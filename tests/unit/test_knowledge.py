@@ -400,7 +400,7 @@ def test_the_served_copy_has_its_adapter_also_where_the_training_multiplied_in_8
         ("persona", {"examples": 30, "epochs": 1}),
         ("persona", {"by": "prompt", "examples": 3, "epochs": 0}),
         ("forgetting", {"kind": "full", "rows": 100, "epochs": 1}),
-        ("retrained", {"rows": 20}),
+        ("retrained", {"start": "base", "rows": 20}),
     ],
 )
 def test_each_experiment_gives_a_line_that_can_be_kept(tiny, monkeypatch, experiment, changes):

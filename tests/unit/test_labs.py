@@ -2,8 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
-from helpers import labs, runtime, training
+from helpers import labs, models, runtime, training
 
 PROFILE = runtime.Profile("cpu", runtime.EMBEDDED, "float32", False, "cpu", "test")
 
@@ -57,6 +59,26 @@ def test_a_line_from_before_there_was_another_start_is_still_known():
 def test_a_run_that_goes_on_from_an_adapter_has_no_new_one():
     assert labs.lora_config(labs.settings(start="sft"), layers=30) is None
     assert labs.lora_config(labs.settings(), layers=30) is not None
+
+
+def test_a_run_may_go_on_from_the_ready_made_adapter(tiny_llama, monkeypatch, tmp_path):
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    made = get_peft_model(tiny_llama(), lora)
+    made.save_pretrained(tmp_path / "sft")
+    monkeypatch.setattr(training, "ready_made", lambda name, profile: tmp_path / name)
+    monkeypatch.setattr(training, "has_ready_made", lambda name, profile: name == "sft")
+    model = tiny_llama()
+    assert labs.started_from(model, "base", PROFILE) is model
+    trained = {
+        name: weights
+        for name, weights in labs.started_from(model, "sft", PROFILE).named_parameters()
+        if weights.requires_grad
+    }
+    theirs = {name: weights for name, weights in made.named_parameters() if "lora" in name}
+    assert trained and trained.keys() == theirs.keys()
+    assert all(torch.equal(trained[name], weights) for name, weights in theirs.items())
+    with pytest.raises(models.ModelError, match="no 'sft-rag' .* these data"):
+        labs.started_from(model, "sft-rag", PROFILE)
 
 
 def test_a_machine_without_bf16_reads_the_embedded_models_lines():

@@ -137,16 +137,16 @@ def seeded(*shares, n=100, method="sft", adapter="trained here"):
 
 def test_the_spread_of_seeds_is_shown_apart_from_that_of_tickets():
     line = scoreboard.seeds(seeded(70, 74, 78)).loc["sft"]
-    found = [line["seeds"], line["mean"], line["least"], line["most"]]
+    found = [line["runs"], line["mean"], line["least"], line["most"]]
     assert found == pytest.approx([3, 74, 70, 78])
-    assert line["seed sd"] == pytest.approx(4.0)
+    assert line["runs' sd"] == pytest.approx(4.0)
     assert (line["tickets low"], line["tickets high"]) == pytest.approx(
         [100 * x for x in wilson(74, 100)]
     )
 
 
 def test_one_seed_says_so_and_claims_no_spread():
-    assert scoreboard.seeds(seeded(70)).loc["sft", "seed sd"] == "one seed"
+    assert scoreboard.seeds(seeded(70)).loc["sft", "runs' sd"] == "one run"
 
 
 def test_more_seeds_do_not_make_more_tickets():
@@ -160,7 +160,7 @@ def test_methods_without_training_have_no_seeds():
 
 def test_seeds_of_two_methods_are_kept_apart():
     frame = scoreboard.seeds(seeded(70, 72) + seeded(10, method="sft-rag"))
-    assert list(frame.index) == ["sft", "sft-rag"] and list(frame["seeds"]) == [2, 1]
+    assert list(frame.index) == ["sft", "sft-rag"] and list(frame["runs"]) == [2, 1]
 
 
 def test_the_table_names_the_seed_of_each_row():
@@ -174,10 +174,10 @@ def test_the_readme_tells_seeds_only_where_there_are_several():
 
     line = {"mean": 79.24, "least": 76.2, "most": 82.8}
     table = pd.DataFrame(
-        [line | {"seeds": 3}, line | {"seeds": 1}],
+        [line | {"runs": 3}, line | {"runs": 1}],
         index=["sft-rag", "sft"],
-        columns=[*line, "seeds"],
+        columns=[*line, "runs"],
     )
     said = lessons.told_seeds(table)
-    assert "`sft-rag` with 3 training seeds: resolved 79.2 % on average, from 76.2 to 82.8" in said
+    assert "`sft-rag` in 3 training runs: resolved 79.2 % on average, from 76.2 to 82.8" in said
     assert "`sft` " not in said and lessons.told_seeds(table[:0]) == ""

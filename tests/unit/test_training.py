@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file
 from trl import SFTConfig, SFTTrainer
 
 from helpers import data, models, padding_free, runtime, training
@@ -214,6 +215,35 @@ def test_a_ready_made_adapter_of_other_data_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
     monkeypatch.setattr(training, "data_sha256", lambda: "other")
     assert training.find_adapter("sft", PROFILE)[1] == "ready-made, for other data"
+
+
+def test_a_ready_made_adapter_is_the_trained_one_in_16_bit(
+    build, tokenizer, rows, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "READY_MADE", tmp_path / "ready")
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path))
+    trainer = build(training.LeanSFTTrainer, tokenizer, rows, tmp_path / "checkpoints")
+    trained = training.save_adapter(trainer, tmp_path / "trained", PROFILE, seconds=1.0)
+    kept = training.keep_ready_made(trained, "sft")
+    assert training.find_adapter("sft", PROFILE) == (kept, "ready-made")
+    assert sorted(p.name for p in kept.parent.iterdir()) == ["sft"]
+    now, then = (load_file(f / "adapter_model.safetensors") for f in (kept, trained))
+    assert now.keys() == then.keys()
+    for name, weights in then.items():
+        assert torch.equal(now[name], weights.to(torch.bfloat16))
+    with pytest.raises(FileNotFoundError):
+        training.keep_ready_made(tmp_path, "sft")
+    with pytest.raises(ValueError, match="not of a whole run"):
+        training.keep_ready_made(trained.rename(tmp_path / "sft-stopped"), "sft")
+    assert training.find_adapter("sft", PROFILE) == (kept, "ready-made")
+
+
+def test_a_ready_made_adapter_serves_its_own_model_and_data_only(monkeypatch):
+    assert training.has_ready_made("sft", PROFILE)
+    assert not training.has_ready_made("sft", replace(PROFILE, model="some/model"))
+    assert not training.has_ready_made("sft-pirate", PROFILE)
+    monkeypatch.setattr(training, "data_sha256", lambda: "other")
+    assert not training.has_ready_made("sft", PROFILE)
 
 
 def test_another_model_gets_no_ready_made_adapter_and_hears_what_to_do():
