@@ -459,6 +459,15 @@ def has_ready_made(name: str, profile: runtime.Profile) -> bool:
     return json.loads(record.read_text(encoding="utf-8")).get("data_sha256") == data_sha256()
 
 
+def origin(folder: Path, profile: runtime.Profile) -> str:
+    """Where an adapter comes from, as the scoreboard says it: "trained here", "stopped early", "ready-made", or "ready-made, for other data"."""
+    if folder.name.endswith("-stopped"):
+        return "stopped early"
+    if folder.parent != READY_MADE:
+        return "trained here"
+    return "ready-made" if has_ready_made(folder.name, profile) else "ready-made, for other data"
+
+
 def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path, str]:
     """The newest adapter of a name trained here for this profile's model and these data, else the ready-made one, and which it is.
 
@@ -474,4 +483,4 @@ def find_adapter(name: str, profile: runtime.Profile) -> tuple[Path, str]:
         if same and record.get("share", 1.0) == runtime.share():
             return folder, "trained here"
     ready = ready_made(name, profile)
-    return ready, "ready-made" if has_ready_made(name, profile) else "ready-made, for other data"
+    return ready, origin(ready, profile)

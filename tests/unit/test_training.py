@@ -233,6 +233,8 @@ def test_a_ready_made_adapter_is_the_trained_one_in_16_bit(
         assert torch.equal(now[name], weights.to(torch.bfloat16))
     with pytest.raises(FileNotFoundError):
         training.keep_ready_made(tmp_path, "sft")
+    assert training.origin(trained, PROFILE) == "trained here"
+    assert training.origin(trained.with_name("sft-stopped"), PROFILE) == "stopped early"
     with pytest.raises(ValueError, match="not of a whole run"):
         training.keep_ready_made(trained.rename(tmp_path / "sft-stopped"), "sft")
     assert training.find_adapter("sft", PROFILE) == (kept, "ready-made")
