@@ -27,7 +27,7 @@ from helpers.quantities import negated, phones, plain, quantities
 from helpers.statistics import rate
 
 SCORES = ("format", "triage", "product", "policy", "facts", "resolved")
-_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,17 @@ def _body(reply: str) -> str:
     return re.sub(products, " ", plain(reply.removesuffix(SIGN_OFF)), flags=re.I)
 
 
+def _mails(text: str) -> set[str]:
+    """Every mail address in a text, in small letters."""
+    return set(_MAIL.findall(text.lower()))
+
+
 def _holds(body: str, value: str, accept: tuple[str, ...]) -> bool:
     """True if a reply states a value that is no quantity, or another wording of it, without negating it."""
     if phones(value):
         return phones(value) <= phones(body)
     if "@" in value:
-        return value in _MAIL.findall(body.lower())
+        return value in _mails(body)
     flat = " ".join(body.lower().split())
     for wording in (value, *accept):
         wording = wording.lower()
@@ -105,27 +110,27 @@ def _holds(body: str, value: str, accept: tuple[str, ...]) -> bool:
 
 @lru_cache(maxsize=8)
 def _known(sections: tuple, known: tuple) -> tuple[dict, dict]:
-    """(policy, key) -> fact, and policy -> quantities and phones in its section, of one handbook and its facts."""
+    """(policy, key) -> fact, and policy -> (quantities, phones and mail addresses) of its section, of one handbook and its facts."""
     return (
         {(fact.policy, fact.key): fact for fact in known},
-        {s.policy: (quantities(s.text), phones(s.text)) for s in sections},
+        {s.policy: (quantities(s.text), phones(s.text) | _mails(s.text)) for s in sections},
     )
 
 
 def facts_right(reply: str, policy: str, asks: list[str], version: int = 1) -> bool:
     """True if the reply holds every value asked for, and none of that kind from outside the right section.
 
-    A quantity (45 days) must be there, and every quantity with the same unit must stand in the right section, and
-    so must every phone number. Outside the handbook (policy "none") the reply must name a colleague and hold no
-    quantity and no phone number: nothing made up.
+    A quantity (45 days) must be there, and every quantity with the same unit must stand in the right section (beside a
+    value that is no quantity, such as "free", those of every unit), and so must every phone number and mail address.
+    Outside the handbook (policy "none") the reply must name a colleague and hold none of these: nothing made up.
     """
     body = _body(reply)
     said, stated = quantities(body), quantities(body, negated=False)
     if policy == "none":
-        return "colleague" in body.lower() and not said and not phones(body)
+        return "colleague" in body.lower() and not said | phones(body) | _mails(body)
     known, sections = _known(handbook(version), facts())
-    allowed, allowed_phones = sections[policy]
-    if not phones(body) <= allowed_phones:
+    allowed, addresses = sections[policy]
+    if not phones(body) | _mails(body) <= addresses:
         return False
     for key in asks:
         fact = known[policy, key]
@@ -134,6 +139,8 @@ def facts_right(reply: str, policy: str, asks: list[str], version: int = 1) -> b
         units = {unit for _, unit in wanted}
         if not wanted and not _holds(body, value, fact.accept):
             return False
+        if not wanted:  # "free, or 20 EUR": no figure of any kind may be made up beside it
+            units = {unit for _, unit in said if unit}
         if not wanted <= stated or not {q for q in said if q[1] in units} <= allowed:
             return False
     return True

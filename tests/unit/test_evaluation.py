@@ -604,6 +604,30 @@ def test_negated_wording_after_a_plain_one_does_not_undo_it():
     assert right("It is free, not nearly free but free.", "REP-1", "first_service_price")
 
 
+@pytest.mark.parametrize(
+    "text", ["It is free, or 20 EUR.", "20 EUR, and the bus is free.", "Free within 9 minutes."]
+)
+def test_made_up_figure_beside_a_textual_value_is_wrong(text):
+    assert not right(text, "REP-1", "first_service_price")
+
+
+def test_figure_of_the_section_beside_a_textual_value_is_right():
+    assert right("Not refunded; the rest within 10 working days.", "RET-5", "shipping_refund")
+
+
+@pytest.mark.parametrize(
+    "text, policy, key",
+    [
+        ("They are not covered. They are covered.", "WAR-4", "wear_cover"),
+        ("Only Austria, Belgium, and Denmark, and France.", "DEL-4", "countries"),
+    ],
+)
+def test_known_limit_words_that_take_a_textual_value_back_are_not_read(text, policy, key):
+    """The contrary may be said of another thing ("the jacket can be returned, a helmet cannot be returned"), and no list
+    of all countries is kept. If this fails the score has become better: say so in the data card."""
+    assert right(text, policy, key)
+
+
 def test_textual_value_ignores_case_and_line_breaks():
     assert right("AT OUR\nexpense.", "SAF-2", "collection_cost")
 
@@ -618,6 +642,10 @@ def test_wrong_mail_address_is_wrong(text):
 
 def test_mail_address_with_a_longer_domain_is_wrong():
     assert not right("Write to recycle@bramble.example.com", "BAT-7", "recycling_mail")
+
+
+def test_second_mail_address_beside_the_right_one_is_wrong():
+    assert not right("recycle@bramble.example or trash@bramble.example", "BAT-7", "recycling_mail")
 
 
 def test_frame_size_beside_a_made_up_one_is_wrong():
