@@ -7,7 +7,7 @@ import html
 from helpers import data, errors, evaluation
 from helpers.widgets.base import Panel, table
 
-ANY = "any cause"
+ANY, ANY_FACET, ANY_PART = "any cause", "any facet", "any part"
 KINDS = ("all", "A wrong", "B wrong", "both wrong", "only A right", "only B right")
 
 
@@ -46,10 +46,13 @@ def error_browser(
 ) -> Panel:
     """Compare two methods on a ticket chosen by id, or go through the tickets of a kind with Previous and Next.
 
-    ``texts`` holds each method's replies in the order of ``rows``; ``wrong`` each method's ``errors.wrong_replies``: with it the
-    browser names the cause of a wrong reply and the sections that were shown, and goes through the tickets of one cause.
+    The kind is who resolved it; a facet and a part of the score that A got wrong narrow it. ``texts`` holds each method's replies
+    in the order of ``rows``; ``wrong`` each method's ``errors.wrong_replies``: with it the browser names the cause of a wrong
+    reply, prints the pages that were shown, and goes through the tickets of one cause.
     """
     import ipywidgets
+
+    pages = {section.policy: section.passage for section in data.handbook()}
 
     faults = {
         name: {line.id: line for line in frame.itertuples()}
@@ -57,13 +60,15 @@ def error_browser(
     }
 
     place = {row["id"]: i for i, row in enumerate(rows)}
-    resolved = {
-        name: [score.resolved for score in evaluation.score_all(replies, rows)]
-        for name, replies in texts.items()
-    }
+    scores = {name: evaluation.score_all(replies, rows) for name, replies in texts.items()}
+    resolved = {name: [score.resolved for score in found] for name, found in scores.items()}
 
-    def chosen(a: str, b: str, kind: str, cause: str = ANY) -> list[int]:
+    def chosen(a: str, b: str, kind: str, facet: str, part: str, cause: str = ANY) -> list[int]:
         found = tickets_where(kind, resolved[a], resolved[b])
+        if facet != ANY_FACET:
+            found = [i for i in found if facet in rows[i]["facets"]]
+        if part != ANY_PART:
+            found = [i for i in found if not getattr(scores[a][i], part)]
         if cause == ANY:
             return found
         mine = faults.get(a, {})
@@ -72,14 +77,19 @@ def error_browser(
     def fault(letter: str, name: str, ticket: str) -> str:
         if (line := faults.get(name, {}).get(ticket)) is None:
             return ""
-        shown = f"; sections shown: {', '.join(line.context)}" if line.context else ""
-        return f"<p>{letter}: wrong by {line.cause} ({errors.CAUSES[line.cause]}){shown}.</p>"
+        shown = "".join(f"<p>Page shown: {html.escape(pages[code])}</p>" for code in line.context)
+        return f"<p>{letter}: wrong by {line.cause} ({errors.CAUSES[line.cause]}).</p>" + shown
 
-    def show(a: str, b: str, kind: str, ticket: str, cause: str = ANY) -> str:
+    def show(
+        a: str, b: str, kind: str, facet: str, part: str, ticket: str, cause: str = ANY
+    ) -> str:
         if ticket.strip() not in place:
             ids = f"{rows[0]['id']} to {rows[-1]['id']}"
             raise ValueError(f"no ticket has the id {ticket!r}; expected one of {ids}")
-        i, found = place[ticket.strip()], chosen(a, b, kind, cause)
+        i, found = place[ticket.strip()], chosen(a, b, kind, facet, part, cause)
+        kind += f", facet: {facet}" * (facet != ANY_FACET) + f", A wrong on {part}" * (
+            part != ANY_PART
+        )
         kind += f", cause of A: {cause}" * (cause != ANY)
         row = rows[i]
         where = f"number {found.index(i) + 1} of" if i in found else "not among"
@@ -102,6 +112,11 @@ def error_browser(
         "a": ipywidgets.Dropdown(options=list(texts), value=a, description="Method A:"),
         "b": ipywidgets.Dropdown(options=list(texts), value=b, description="Method B:"),
         "kind": ipywidgets.Dropdown(options=KINDS, description="Show tickets:"),
+        "facet": ipywidgets.Dropdown(
+            options=(ANY_FACET, *sorted({facet for row in rows for facet in row["facets"]})),
+            description="Facet:",
+        ),
+        "part": ipywidgets.Dropdown(options=(ANY_PART, *errors.PARTS), description="A wrong on:"),
         "cause": ipywidgets.Dropdown(options=(ANY, *errors.CAUSES), description="A wrong by:"),
         "ticket": ipywidgets.Text(rows[0]["id"], description="Ticket id:", continuous_update=False),
     }

@@ -388,6 +388,8 @@ def test_every_widget_is_reached_and_worked_by_the_keyboard_alone_and_says_what_
     pair.get_by_label("A wrong by:").select_option("format")
     expect(pair).to_contain_text("1 of 3 tickets of the kind: all, cause of A: format")
     expect(pair).to_contain_text("A: wrong by format")
+    pair.get_by_label("A wrong on:").select_option("triage")
+    expect(pair).to_contain_text("of 3 tickets of the kind: all, A wrong on triage, cause of A")
 
     search = lab.panel("Retrieval explorer")
     before = search.get_by_role("table").text_content()

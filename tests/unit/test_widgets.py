@@ -1,6 +1,7 @@
 """The widgets without a front end: their handlers are called as a click would call them, and what they show is read."""
 
 import copy
+import html
 import json
 import os
 import re
@@ -593,9 +594,8 @@ def test_the_error_browser_goes_through_the_tickets_of_a_cause_and_names_it(rows
     shown = [[data.handbook()[0]] for _ in rows]
     wrong = {"half": errors.wrong_replies(half, rows, shown)}
     panel = lesson05.error_browser(rows, {"good": right, "half": half}, "half", "good", wrong)
-    code = data.handbook()[0].policy
     assert "A: wrong by format" in (first := panel.result.value)
-    assert f"sections shown: {code}" in first
+    assert f"Page shown: {html.escape(data.handbook()[0].passage)}" in first
     panel.controls["cause"].value = "format"
     assert "cause of A: format" in panel.result.value
     panel.buttons[1].click()
@@ -604,6 +604,27 @@ def test_the_error_browser_goes_through_the_tickets_of_a_cause_and_names_it(rows
     panel.buttons[1].click()
     assert "0 are of the kind" in panel.status.value
     assert "cause" not in lesson05.error_browser(rows, {"good": right}, "good", "good").controls
+
+
+def test_the_error_browser_goes_through_the_tickets_of_a_facet_and_of_a_wrong_part(rows):
+    labels = [{**row["reply"], "intent": "other"} for row in rows]
+    texts = [
+        data.dumps(reply if i == 3 else row["reply"])
+        for i, (reply, row) in enumerate(zip(labels, rows))
+    ]
+    panel = lesson05.error_browser(rows, {"one": texts}, "one", "one")
+    panel.controls["part"].value = "triage"
+    panel.buttons[1].click()
+    assert panel.controls["ticket"].value == rows[3]["id"]
+    assert "number 1 of 1" in panel.result.value and "A wrong on triage" in panel.result.value
+    panel.controls["part"].value = "format"
+    panel.buttons[1].click()
+    assert "0 are of the kind" in panel.status.value
+    panel.controls["part"].value = lesson05.ANY_PART
+    facet = rows[0]["facets"][0]
+    panel.controls["facet"].value = facet
+    count = sum(facet in row["facets"] for row in rows)
+    assert f"among {count} tickets of the kind: all, facet: {facet}" in panel.result.value
 
 
 def test_an_unknown_ticket_is_an_error_in_the_panel(browser, rows):
