@@ -94,7 +94,8 @@ def settings(**changes) -> dict:
 def key_of(setting: dict, profile: runtime.Profile) -> str:
     """12 hex digits over settings, model, precision and data: the same run has the same key.
 
-    The embedded model's lines are those of bf16, also on a machine that computes in float32: reading them beats hours of training.
+    The embedded model's lines have the key of bf16 whatever machine made them (``machine`` in the line says which: some were made in
+    float32 with 8-bit products), so that a machine which computes otherwise reads them too: that beats hours of training.
     """
     dtype = "bfloat16" if profile.model == runtime.EMBEDDED else profile.dtype
     # a run from the base model is the usual one; its lines were kept before there was another start

@@ -262,6 +262,7 @@ def load_model(profile: runtime.Profile, adapter: str | Path | None = None):
             dtype=dtype,
             attn_implementation=None if profile.attention == "sdpa" else profile.attention,
             quantization_config=quantization,
+            use_safetensors=True,
             device_map=None if profile.device == "cpu" else {"": 0},
         )
     except (OSError, ValueError, ImportError, torch.OutOfMemoryError) as error:
@@ -289,11 +290,17 @@ def _keep_quantized_layout(model) -> None:
 
 
 def load_adapter(model, adapter: str | Path, dtype=None):
-    """Put the LoRA adapter saved in a folder onto a model; raises ModelError if there is none."""
+    """Put the LoRA adapter saved in a folder onto a model; raises ModelError if there is none.
+
+    Weights kept as a pickle (``adapter_model.bin``) are refused: to open one may run code.
+    """
     from peft import PeftModel
 
-    if not (Path(adapter) / "adapter_config.json").exists():
-        raise ModelError(f"no adapter in {adapter}: adapter_config.json is missing")
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (Path(adapter) / file).exists():
+            pickled = (Path(adapter) / "adapter_model.bin").exists()
+            cure = "; its .bin is a pickle: save the adapter again as safetensors" * pickled
+            raise ModelError(f"no adapter in {adapter}: {file} is missing{cure}")
     model = PeftModel.from_pretrained(model, adapter)
     return model.to(dtype) if dtype is not None else model
 

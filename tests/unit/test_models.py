@@ -74,6 +74,23 @@ def test_a_folder_without_adapter_says_so(tmp_path):
         models.load_adapter(None, tmp_path)
 
 
+def test_an_adapter_kept_as_a_pickle_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(models.ModelError, match=r"safetensors is missing; its \.bin is a pickle"):
+        models.load_adapter(None, tmp_path)
+
+
+def test_a_model_kept_as_a_pickle_is_refused(tmp_path, tiny_llama):
+    import torch
+
+    model = tiny_llama(vocab_size=16)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(models.ModelError, match="could not be loaded.*safetensors"):
+        models.load_model(runtime.replace(CPU, model=str(tmp_path)))
+
+
 def test_a_damaged_embedding_model_is_found(monkeypatch):
     monkeypatch.setattr(models, "MINILM_SHA256", "0" * 64)
     with pytest.raises(models.ModelError, match="force-reinstall"):
