@@ -1,15 +1,17 @@
 """Choose the replies that a judge reads to check the metric, and put them into ``data/audit.jsonl`` without any score.
 
-``python -m benchmarks.audit`` needs the replies of a finished run in ``runs/replies`` and writes a sheet to be judged. Test tickets
-may be used, because nothing is tuned by the outcome: what is examined is the score, not a method.
+``python -m benchmarks.audit`` needs the replies of a finished run in ``runs/replies`` and writes a sheet to be judged;
+``python -m benchmarks.audit second`` draws those of the second sheet. Test tickets may be used, because nothing is tuned by the
+outcome: what is examined is the score, not a method.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import sys
 
-from helpers import data, evaluation, methods, rules, runtime, training
+from helpers import data, evaluation, methods, retrieval, rules, runtime, training
 
 # How many replies of each method; most where right and wrong are both frequent, few where hardly anything parses.
 QUOTAS = {
@@ -22,6 +24,8 @@ QUOTAS = {
     "sft": 8,
     "sft-rag": 16,
 }
+# The second sheet: the rows that paste a page, which the first did not have, and the closed-book row once it had two passes.
+SECOND = {"retrieve-and-paste": 12, "minilm-and-paste": 4, "sft": 8}
 
 
 def replies_of(method: str, rows: list[dict], profile: runtime.Profile) -> list[str]:
@@ -33,6 +37,10 @@ def replies_of(method: str, rows: list[dict], profile: runtime.Profile) -> list[
         return [rules.keyword_rule(row["ticket"]) for row in rows]
     if method == "retrieve-and-quote":
         return methods.without_model(rows)
+    if method == "retrieve-and-paste":
+        return methods.without_model(rows, rules.paste)
+    if method == "minilm-and-paste":
+        return methods.without_model(rows, rules.paste, retrieval.Dense(data.handbook()))
     name = methods.METHODS[method].adapter
     adapter = training.find_adapter(name, profile)[0] if name else None
 
@@ -45,14 +53,20 @@ def replies_of(method: str, rows: list[dict], profile: runtime.Profile) -> list[
     return [reply.text for reply in kept]
 
 
-def choose(replies: dict[str, list[str]], rows: list[dict], seed: int = 0) -> list[dict]:
-    """For each method its quota of replies, half of them with ``facts`` right by the automatic score; shuffled.
+def choose(
+    replies: dict[str, list[str]],
+    rows: list[dict],
+    seed: int = 0,
+    quotas: dict[str, int] = QUOTAS,
+    first: int = 1,
+) -> list[dict]:
+    """For each method its quota of replies, half of them with ``facts`` right by the automatic score; shuffled, and numbered from ``first``.
 
     The result holds no score, so that the judge is blind to it. ``facts`` splits the strata because it is the one score
     that reads free text. Where one half has too few replies the other fills up.
     """
     rng, sheet = random.Random(seed), []
-    for method, quota in QUOTAS.items():
+    for method, quota in quotas.items():
         scores = evaluation.score_all(replies[method], rows)
         right = [i for i, score in enumerate(scores) if score.facts]
         wrong = [i for i, score in enumerate(scores) if not score.facts]
@@ -61,12 +75,16 @@ def choose(replies: dict[str, list[str]], rows: list[dict], seed: int = 0) -> li
         for i in right[:take] + wrong[: quota - take]:
             sheet.append({"method": method, "ticket": rows[i]["id"], "reply": replies[method][i]})
     rng.shuffle(sheet)
-    return [{"id": f"audit-{n:02}", **line} for n, line in enumerate(sheet, 1)]
+    return [{"id": f"audit-{n:02}", **line} for n, line in enumerate(sheet, first)]
 
 
 if __name__ == "__main__":
     rows, profile = data.tickets("test"), runtime.start()
-    sheet = choose({name: replies_of(name, rows, profile) for name in QUOTAS}, rows)
+    quotas, first = (
+        (SECOND, 1 + sum(QUOTAS.values())) if sys.argv[1:] == ["second"] else (QUOTAS, 1)
+    )
+    texts = {name: replies_of(name, rows, profile) for name in quotas}
+    sheet = choose(texts, rows, quotas=quotas, first=first)
     path = runtime.runs_dir() / "audit_sheet.jsonl"
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sheet), "utf-8")
     print(f"{len(sheet)} replies to judge: {path.name}")

@@ -83,12 +83,13 @@ def fill_readme(minutes: dict[str, str], board: str) -> None:
 
 
 def told_seeds(table) -> str:
-    """A sentence for each method of ``scoreboard.seeds`` that was trained more than once."""
+    """A sentence for each method of ``scoreboard.seeds``: how far its training runs lie apart, or that there is one."""
     return " ".join(
         f"`{name}` in {row['runs']:.0f} training runs: resolved {row['mean']:.1f} % on average, from "
         f"{row['least']:.1f} to {row['most']:.1f} (lesson 05, section 5.2)."
-        for name, row in table.iterrows()
         if row["runs"] > 1
+        else f"`{name}` is one training run; how far another would lie from it is not known."
+        for name, row in table.iterrows()
     )
 
 
@@ -101,11 +102,22 @@ def markdown(table) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
-def note_times(lesson: str, seconds: float, cells: list[float]) -> None:
-    """Keep a lesson's seconds, in all and cell by cell, in ``runs/lessons.json``."""
+def peak_gb(pid: int | None) -> float:
+    """The largest resident set of a process so far, in GB (10^9 bytes), as Linux tells it; 0.0 elsewhere."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    found = re.search(r"VmHWM:\s+(\d+)", status)
+    return int(found[1]) * 1024 / 1e9 if found else 0.0
+
+
+def note_times(lesson: str, seconds: float, cells: list[float], peak: float = 0.0) -> None:
+    """Keep a lesson's seconds, in all and cell by cell, and its kernel's peak memory (GB) in ``runs/lessons.json``."""
     path = runtime.runs_dir() / "lessons.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known[lesson] = {"seconds": round(seconds, 1), "cells": [round(cell, 1) for cell in cells]}
+    known[lesson]["peak_gb"] = round(peak, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".json.part")
     part.write_text(json.dumps(known, indent=1), encoding="utf-8")
@@ -113,7 +125,10 @@ def note_times(lesson: str, seconds: float, cells: list[float]) -> None:
 
 
 def run(paths: list[Path]) -> dict[str, float]:
-    """Execute the notebooks, refresh their outputs, and return each one's seconds; a failing cell stops with its lesson's name."""
+    """Execute the notebooks, refresh their outputs, and return each one's seconds; a failing cell stops with its lesson's name.
+
+    Seconds and peak memory go to ``runs/lessons.json``.
+    """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -123,7 +138,7 @@ def run(paths: list[Path]) -> dict[str, float]:
         started = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-        ends = [started]
+        ends, peak = [started], [0.0]
 
         def say(cell, cell_index, *, path=path, code=code, ends=ends, number=number) -> None:
             if cell_index in code:
@@ -140,14 +155,19 @@ def run(paths: list[Path]) -> dict[str, float]:
             kernel_name="python3",
             extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": str(path.parent)}},
-            on_cell_executed=lambda cell, cell_index, execute_reply: say(cell, cell_index),
         )
+
+        def executed(cell, cell_index, execute_reply, *, client=client, say=say, peak=peak) -> None:
+            peak[0] = max(peak[0], peak_gb(client.km.provisioner.pid))
+            say(cell, cell_index)
+
+        client.on_cell_executed = executed
         try:
             client.execute()
         except CellExecutionError as error:
             raise SystemExit(f"\n{path.name} stopped:\n{error}") from None
         seconds[path.stem] = time.perf_counter() - started
-        note_times(path.stem, seconds[path.stem], [b - a for a, b in zip(ends, ends[1:])])
+        note_times(path.stem, seconds[path.stem], [b - a for a, b in zip(ends, ends[1:])], peak[0])
         if not runtime.fast():
             state_time(notebook, seconds[path.stem])
         part = path.with_suffix(".ipynb.part")
@@ -258,14 +278,17 @@ def main(arguments: list[str]) -> int:
             print(f"no lesson starts with {' or '.join(wanted)}")
             return 1
         seconds = run(paths)
+        kept = json.loads((runtime.runs_dir() / "lessons.json").read_text(encoding="utf-8"))
+        peak = max(kept[name]["peak_gb"] for name in seconds)
         if not wanted:
-            note_times("total", sum(seconds.values()), [])
+            note_times("total", sum(seconds.values()), [], peak)
         from helpers import scoreboard
 
         rows = scoreboard.read()
         table = scoreboard.table(rows)
         print(
-            f"{len(paths)} lessons in {sum(seconds.values()) / 60:.1f} minutes\n\n{table.T.to_string()}"
+            f"{len(paths)} lessons in {sum(seconds.values()) / 60:.1f} minutes"
+            f"{f', at most {peak:.1f} GB a kernel' * (peak > 0)}\n\n{table.T.to_string()}"
         )
         if not runtime.fast() and set(scoreboard.ORDER) <= set(table.index):
             from helpers import labs

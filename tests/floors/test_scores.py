@@ -1,33 +1,34 @@
 """Score floors, a few points under what the committed notebooks show. They run last, on the rows that the lessons just wrote."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from helpers import data, methods, runtime, scoreboard
+from helpers import data, evaluation, methods, runtime, scoreboard
 
 # (method, score, least share of the whole work, of half of it, of 0.15 of it), some points under what was measured; half or 0.15
 # is what `make test` does (runtime.share_for_tests): that part of the training rows and of the test tickets, 36 of 244 in the last
-# column. There the floors leave room for what 36 tickets scatter, and for seeds: on 400 rows three of them resolve 32, 33 and 23 % of
-# validation, format 91 to 95 % (data/labs.jsonl); 491 rows and one seed gave 36 and 94 % of 36 test tickets. On a CPU the row of
-# `sft` is the ready-made adapter's at each share: 50, 52 and 56 % resolved. See CONTRIBUTING.md.
+# column, with room for what 36 tickets scatter. On a CPU the rows of `sft` and `sft-rag` are the ready-made adapters' at each
+# share: `sft` resolves 50, 52 and 56 %, `sft-rag` 79 % of all tickets and 86 % of 36. What a dry run at 0.15 trains itself, half a
+# pass over 491 rows of each, writes the house form for 94 and 89 % of 18 validation tickets. See CONTRIBUTING.md.
 SHARES = (1.0, 0.5, 0.15)
 FLOORS = [
     ("keyword-rule", "resolved", 0.20, 0.17, 0.13),
     ("retrieve-and-quote", "resolved", 0.50, 0.45, 0.42),
     ("minilm-and-paste", "resolved", 0.37, 0.33, 0.25),
     ("retrieve-and-paste", "resolved", 0.78, 0.74, 0.65),
-    ("few-shot", "format", 0.75, 0.72, 0.65),
+    ("few-shot", "format", 0.82, 0.78, 0.65),
     ("few-shot-constrained", "format", 0.96, 0.94, 0.90),
-    ("rag-few-shot", "policy", 0.50, 0.45, 0.45),
+    ("rag-few-shot", "policy", 0.63, 0.55, 0.45),
     ("sft", "format", 0.95, 0.90, 0.80),
     ("sft", "triage", 0.70, 0.66, 0.55),
     ("sft", "facts", 0.49, 0.44, 0.30),
     ("sft", "resolved", 0.43, 0.38, 0.25),
-    ("sft-rag", "format", 0.97, 0.94, 0.80),
-    ("sft-rag", "policy", 0.88, 0.82, 0.70),
-    ("sft-rag", "facts", 0.73, 0.62, 0.25),
-    ("sft-rag", "resolved", 0.74, 0.55, 0.10),
+    ("sft-rag", "format", 0.97, 0.95, 0.90),
+    ("sft-rag", "policy", 0.88, 0.84, 0.75),
+    ("sft-rag", "facts", 0.75, 0.70, 0.60),
+    ("sft-rag", "resolved", 0.73, 0.68, 0.58),
 ]
 MODEL_ROWS = tuple(methods.METHODS)
 
@@ -49,8 +50,8 @@ def test_the_scoreboard_has_a_row_over_the_whole_test_set(board, method):
 @pytest.mark.parametrize(("method", "score", "floors"), [(m, s, f) for m, s, *f in FLOORS])
 def test_score_is_above_its_floor(board, method, score, floors):
     row = board[method]
-    if method == "sft" and row["adapter"] == "trained here" and runtime.share() < 1:
-        pytest.skip("these floors of the closed-book row are those of a whole run")
+    if method in ("sft", "sft-rag") and row["adapter"] == "trained here" and runtime.share() < 1:
+        pytest.skip("these floors of the tuned rows are those of whole runs")
     assert row[score]["value"] >= floors[SHARES.index(runtime.share())]
 
 
@@ -65,23 +66,45 @@ def test_tuning_with_retrieval_beats_prompting_with_retrieval(board):
     assert tuned["value" if few else "low"] > prompted["high"]
 
 
-def test_the_open_book_row_was_trained_in_this_run(board):
-    assert board["sft-rag"]["adapter"] == "trained here"
+def watched(method: str) -> list[Path]:
+    """The folders of the shorter runs of a method that lesson 04 trained to be watched, at this share of the work."""
+    found = (runtime.runs_dir() / "adapters").glob(f"{method}-watched-*")
+    whole = [folder for folder in found if not folder.name.endswith(".part")]
+    return [folder for folder in whole if record(folder)["share"] == runtime.share()]
 
 
-def test_the_closed_book_run_was_trained_in_this_run_or_watched(board):
-    """On a CPU lesson 04 trains a shorter run of it, and the row is that of the ready-made adapter."""
-    if board["sft"]["adapter"] == "trained here":
+def record(folder: Path) -> dict:
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("method", ["sft", "sft-rag"])
+def test_the_tuned_rows_were_trained_in_this_run_or_a_shorter_run_was(board, method):
+    """On a CPU lesson 04 trains half a pass of each, and the rows are those of the ready-made adapters."""
+    if board[method]["adapter"] == "trained here":
         return
-    assert board["sft"]["adapter"] == "ready-made"
-    watched = (runtime.runs_dir() / "adapters").glob("sft-watched-*/training.json")
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in watched]
+    assert board[method]["adapter"] == "ready-made"
     losses = [
-        [entry["loss"] for entry in run["history"] if "loss" in entry]
-        for run in runs
-        if run["share"] == runtime.share()
+        [entry["loss"] for entry in record(folder)["history"] if "loss" in entry]
+        for folder in watched(method)
     ]
     assert losses and all(loss[-1] < 0.6 * loss[0] for loss in losses)
+
+
+@pytest.mark.parametrize("method", ["sft", "sft-rag"])
+def test_what_was_trained_in_this_run_writes_the_house_form(board, method):
+    """The shorter runs of lesson 04 answered validation tickets there (section 4.8); their replies are kept."""
+    if board[method]["adapter"] == "trained here":
+        pytest.skip("the row itself was trained here, and has its floor")
+    rows, profile = runtime.thinned(data.tickets("validation")[::2]), runtime.start()
+    assert watched(method)
+    for folder in watched(method):
+        replies = methods.answer(method, rows, not_kept, None, profile, adapter=folder)
+        scores = evaluation.score_all([reply.text for reply in replies], rows)
+        assert evaluation.summary(scores)["format"]["value"] >= 0.6
+
+
+def not_kept():
+    pytest.fail("lesson 04 left no replies of its shorter run")
 
 
 def test_every_line_of_the_scoreboard_is_json():

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 import tomllib
 
 import pytest
@@ -96,6 +97,17 @@ def test_a_clean_notebook_has_no_fault(tmp_path):
     path = tmp_path / "00_a.ipynb"
     path.write_text(json.dumps(notebook(TITLE, code())))
     assert lessons.faults_of(path) == []
+
+
+def test_a_run_keeps_the_outputs_and_notes_seconds_and_peak_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_RUNS", str(tmp_path / "runs"))
+    path = tmp_path / "00_a.ipynb"
+    path.write_text(json.dumps(notebook(TITLE, code("print(6 * 7)", None))))
+    seconds = lessons.run([path])
+    assert "".join(json.loads(path.read_text())["cells"][1]["outputs"][0]["text"]) == "42\n"
+    noted = json.loads((tmp_path / "runs" / "lessons.json").read_text())["00_a"]
+    assert noted["seconds"] == round(seconds["00_a"], 1) and len(noted["cells"]) == 1
+    assert not sys.platform.startswith("linux") or 0.01 < noted["peak_gb"] < 4
 
 
 def test_tidy_drops_progress_bars_and_keeps_results():

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from helpers import data, evaluation, generation, methods, models, rules, runtime, training
@@ -58,6 +60,9 @@ def test_answers_are_kept_and_read_again_without_a_model(tmp_path, monkeypatch):
     methods.answer("zero-shot", ROWS[:2], Model(), None, PROFILE)
     assert calls == [3, 2]
     assert not list(tmp_path.rglob("*.part"))
+    shutil.rmtree(tmp_path)  # the folder may go at any time, in the middle of a lesson, too
+    assert methods.answer("zero-shot", ROWS[:2], Model(), None, PROFILE) == again[:2]
+    assert training.find_adapter("sft", PROFILE)[1] == "ready-made"
 
 
 def test_the_keyword_rule_always_writes_a_house_reply():
