@@ -14,7 +14,8 @@ help: ## this list
 $(VENV)/.installed: requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another Python 3.11 to 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { \
+	  echo "the packages could not be installed (pip says why above). If there is no network: connect to the network once, then call make again"; exit 1; }
 	@touch $@
 
 setup: $(VENV)/.installed ## the environment and the model, once (under 5 minutes)

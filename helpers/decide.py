@@ -216,7 +216,7 @@ def price(method: str, answers: dict, board: dict) -> Iterator[str]:
             after += f" ({row['train_seconds'] / most:,.0f} to {row['train_seconds'] / least:,.0f})"
         doubt = " (not shown: their intervals overlap)" if least <= 0 < most else ""
         yield (
-            f"Its {row['train_seconds']:.0f} s of training are earned back by {after}: a reply takes "
+            f"Its {row['train_seconds']:.0f} s of training are earned back in computing time by {after}: a reply takes "
             f"{saved:.2f} s less than with {other}{doubt}."
         )
     if TAUGHT & set(METHODS[method][1]) and answers["examples"] == "hundreds":
@@ -228,7 +228,9 @@ def reasons_for(option: str, method: str, answers: dict, board: dict) -> Iterato
     score = score_that_counts(answers)
     yield f"{method}: {score} {share(board[method], score)}."
     rule = board.get("keyword-rule")
-    if option != "none" and rule and board[method][score]["low"] <= rule[score]["high"]:
+    if option != "none" and rule and board[method][score]["high"] < rule[score]["low"]:
+        yield f"The keyword rule is higher: {share(rule, score)}."
+    elif option != "none" and rule and board[method][score]["low"] <= rule[score]["high"]:
         yield f"Not shown to beat the keyword rule: {share(rule, score)}."
     yield from price(method, answers, board)
 
@@ -264,9 +266,10 @@ def recommend(answers: dict, rows: list[dict]) -> list[Advice]:
     first.standing = "first"
     for name in rank([m for m in board if against[m]], board, score):
         if board[name][score]["low"] > board[first.method][score]["high"]:
+            why = "" if against[name][0] in first.reasons else f" {against[name][0]}"
             first.reasons.append(
                 f"AGAINST THIS CHOICE: your board has {name} higher, {score} "
-                f"{share(board[name], score)}, and your answers rule it out. {against[name][0]}"
+                f"{share(board[name], score)}, and your answers rule it out.{why}"
             )
     return advice
 

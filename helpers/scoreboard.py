@@ -177,6 +177,7 @@ def short_table(rows: list[dict]):
         line["p50 s"] = with_interval(row, "latency_p50_s", 1 if row["prompt_tokens"] else 4)
         line["train s"] = with_interval(row, "train_seconds", 0)
         line["artefact MB"] = with_interval(row, "artefact_mb", 1)
+        line["adapter"] = "" if row["adapter"] == "none" else row["adapter"]
         lines.append(line)
     return pd.DataFrame(lines).set_index("method")
 

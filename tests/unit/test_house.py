@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 
@@ -43,10 +46,30 @@ def test_the_python_of_conda_is_one_that_the_project_supports():
     assert "python=3.11" in (ROOT / "environment.yml").read_text()
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
 def test_make_help_lists_every_public_target():
-    text = (ROOT / "Makefile").read_text()
-    for target in ("setup", "lab", "run", "test", "check", "help"):
-        assert re.search(rf"^{target}:.*## \w", text, re.M), target
+    public = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    said = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    listed = dict(line.split(maxsplit=2)[1:] for line in said.splitlines())
+    assert set(listed) == set(public) and {"lab", "run", "test", "check"} <= set(public)
+    assert all(listed.values())
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
+def test_a_set_up_without_network_says_what_to_do(tmp_path):
+    """pip meets an index that nobody answers at; a stand-in for Python makes the empty environment."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.txt").write_text("no-such-package-of-ours==1.0\n")
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0", "PIP_NO_INDEX": "0"}
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={sys.executable}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | nowhere,
+    )
+    assert done.returncode and "connect to the network once" in done.stdout + done.stderr
+    assert not (tmp_path / ".venv" / ".installed").exists()
 
 
 def notebook(*cells) -> dict:

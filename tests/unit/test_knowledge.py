@@ -63,6 +63,10 @@ def test_every_listed_run_is_a_run_of_its_own_and_none_of_labs():
     assert len(set(keys)) == len(keys)
 
 
+def test_every_listed_run_is_kept_for_the_data_and_probes_as_they_are():
+    assert knowledge.missing(PROFILE) == [], "lesson 07 would train them: make labs LESSON=07"
+
+
 def test_a_run_on_other_probes_is_another_run(monkeypatch):
     before = knowledge.settings("facts")
     assert before == knowledge.settings("facts")

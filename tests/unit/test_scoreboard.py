@@ -65,10 +65,12 @@ def test_a_price_is_shown_with_its_interval_where_it_has_one():
 
 
 def test_the_readmes_board_has_an_interval_beside_each_share():
-    scoreboard.record(scoreboard.make_row("sft", [RIGHT] * 3 + [WRONG], PROFILE, train_seconds=9.6))
+    made = {"train_seconds": 9.6, "adapter": "ready-made"}
+    scoreboard.record(scoreboard.make_row("sft", [RIGHT] * 3 + [WRONG], PROFILE, **made))
     (line,) = scoreboard.short_table(scoreboard.read()).to_dict("records")
     assert line["resolved %"] == "75.0 (30.1 to 95.4)" and line["facts %"] == "75 (30 to 95)"
     assert line["train s"] == "10" and line["prompt tokens"] == ""
+    assert line["adapter"] == "ready-made"
 
 
 def test_the_latest_row_of_a_method_model_and_seed_counts():
