@@ -57,6 +57,7 @@ test: setup ## unit tests, every lesson really trained on a part of its rows, le
 	@$(MAKE) -s setup-browser || echo "without playwright the browser tests are skipped"
 	@rm -rf runs/test && mkdir -p runs/test
 	@share=$${SHARE:-$$($(PY) -m helpers.lessons share)} && echo "the lessons do $$share of their work" && \
+	PYTHONPATH=$(CURDIR)/tests/no_names REFUSED_NAMES=$(CURDIR)/runs/test/refused_names.txt \
 	WORKSHOP_SHARE=$$share WORKSHOP_RUNS=$(CURDIR)/runs/test HF_HUB_OFFLINE=1 $(PY) -m pytest -rs -m "not every_lesson" tests/unit notebooks tests/test_other_models.py tests/browser tests/floors
 
 test-models: setup ## lessons 04 to 07 on a small random model, in full and in 4 bit, as far as a CPU can stand in for a GPU (20 minutes)

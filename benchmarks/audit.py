@@ -1,7 +1,7 @@
 """Choose the replies that a judge reads to check the metric, and put them into ``data/audit.jsonl`` without any score.
 
 ``python -m benchmarks.audit`` needs the replies of a finished run in ``runs/replies`` and writes a sheet to be judged;
-``python -m benchmarks.audit second`` draws those of the second sheet. Test tickets may be used, because nothing is tuned by the
+``python -m benchmarks.audit second`` (or ``third``) draws those of a later sheet. Test tickets may be used, because nothing is tuned by the
 outcome: what is examined is the score, not a method.
 """
 
@@ -26,6 +26,14 @@ QUOTAS = {
 }
 # The second sheet: the rows that paste a page, which the first did not have, and the closed-book row once it had two passes.
 SECOND = {"retrieve-and-paste": 12, "minilm-and-paste": 4, "sft": 8}
+# The third: the open-book row once it had two passes.
+THIRD = {"sft-rag": 24}
+# Each sheet's quotas and the number of its first reply.
+SHEETS = {
+    "first": (QUOTAS, 1),
+    "second": (SECOND, 1 + sum(QUOTAS.values())),
+    "third": (THIRD, 1 + sum(QUOTAS.values()) + sum(SECOND.values())),
+}
 
 
 def replies_of(method: str, rows: list[dict], profile: runtime.Profile) -> list[str]:
@@ -80,9 +88,7 @@ def choose(
 
 if __name__ == "__main__":
     rows, profile = data.tickets("test"), runtime.start()
-    quotas, first = (
-        (SECOND, 1 + sum(QUOTAS.values())) if sys.argv[1:] == ["second"] else (QUOTAS, 1)
-    )
+    quotas, first = SHEETS[sys.argv[1] if sys.argv[1:] else "first"]
     texts = {name: replies_of(name, rows, profile) for name in quotas}
     sheet = choose(texts, rows, quotas=quotas, first=first)
     path = runtime.runs_dir() / "audit_sheet.jsonl"

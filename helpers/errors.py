@@ -131,25 +131,50 @@ def audited() -> list[dict]:
     return found
 
 
-def audit():
+def _agreement(pairs: dict[str, list[tuple[bool, bool]]], names: tuple[str, str]):
+    """A line for each part: how often two verdicts agree, and which of the two (``names``) is the stricter where they differ."""
+    import pandas as pd
+    from sklearn.metrics import cohen_kappa_score
+
+    def kappa_of(one, other) -> float:  # a draw without a disagreement may hold one label only
+        return 1.0 if (one == other).all() else cohen_kappa_score(one, other)
+
+    lines = []
+    for part, both in pairs.items():
+        agree = sum(one == other for one, other in both)
+        low, high = wilson(agree, len(both))
+        line = {"part": part, "agree": agree, "n": len(both), "low %": 100 * low}
+        kappa = {"value": 1.0, "low": None, "high": None}  # no interval where they never differ
+        if agree < len(both):
+            kappa = bootstrap(kappa_of, *zip(*both), resamples=300)
+        line |= {"high %": 100 * high, "kappa": kappa["value"]}
+        line |= {"kappa low": kappa["low"], "kappa high": kappa["high"]}
+        line[f"{names[0]} stricter"] = sum(other and not one for one, other in both)
+        lines.append(line | {f"{names[1]} stricter": sum(one and not other for one, other in both)})
+    return pd.DataFrame(lines).set_index("part")
+
+
+def audit(method: str | None = None):
     """How often the automatic score agrees with the judge of ``data/audit.jsonl``: a pandas DataFrame with a line for each part.
 
     ``agree`` of ``n`` with Wilson's 95 % interval (in percent), Cohen's kappa (1 full agreement, 0 what chance gives) with the
     bootstrap's over 300 draws, and the two kinds of disagreement. The replies were drawn half from right and half from wrong
-    ``facts``: the shares speak of this draw.
+    ``facts``: the shares speak of this draw. ``method`` takes only one method's replies; ValueError if none was judged.
     """
-    import pandas as pd
-    from sklearn.metrics import cohen_kappa_score
+    entries = [entry for entry in audited() if method in (None, entry["method"])]
+    if not entries:
+        raise ValueError(f"no reply of {method!r} was judged")
+    pairs = {
+        part: [(e["judged"][part], getattr(e["score"], part)) for e in entries] for part in PARTS
+    }
+    return _agreement(pairs, ("judge", "score"))
 
-    lines = []
-    for part in PARTS:
-        pairs = [(entry["judged"][part], getattr(entry["score"], part)) for entry in audited()]
-        agree = sum(judged == scored for judged, scored in pairs)
-        low, high = wilson(agree, len(pairs))
-        line = {"part": part, "agree": agree, "n": len(pairs), "low %": 100 * low}
-        kappa = bootstrap(cohen_kappa_score, *zip(*pairs), resamples=300)
-        line |= {"high %": 100 * high, "kappa": kappa["value"]}
-        line |= {"kappa low": kappa["low"], "kappa high": kappa["high"]}
-        line["judge stricter"] = sum(scored and not judged for judged, scored in pairs)
-        lines.append(line | {"score stricter": sum(j and not s for j, s in pairs)})
-    return pd.DataFrame(lines).set_index("part")
+
+def judges():
+    """How often the two judges of ``data/audit.jsonl`` agree on the replies that both read (every third), as ``audit`` tells it."""
+    twice = [entry for entry in audited() if "second" in entry]
+    pairs = {
+        part: [(entry["judged"][part], entry["second"]["judged"][part]) for entry in twice]
+        for part in PARTS
+    }
+    return _agreement(pairs, ("first", "second"))

@@ -71,7 +71,7 @@ RUNS = {
         {"test": True, "method": "sft", "rows": 3_276, "epochs": 2.0, "seed": seed}
         for seed in (0, 1)
     ],
-    "with pages": [{"test": True, "rows": 3_276, "epochs": 2.0, "seed": seed} for seed in (1, 2)],
+    "with pages": [{"test": True, "rows": 3_276, "epochs": 2.0, "seed": 1}],
 }
 
 

@@ -151,7 +151,7 @@ def run(paths: list[Path]) -> dict[str, float]:
 
         client = NotebookClient(
             notebook,
-            timeout=7200,  # seconds a cell; the longest training took 1,933 on the slowest CPU we had
+            timeout=7200,  # seconds a cell; the longest training took 2,848 on the slowest CPU we had
             kernel_name="python3",
             extra_arguments=["--log-level=40"],
             resources={"metadata": {"path": str(path.parent)}},

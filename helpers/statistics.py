@@ -32,6 +32,14 @@ def percent(rate: dict[str, float], digits: int = 0, unit: str = " %") -> str:
     return f"{value}{unit} ({low} to {high})"
 
 
+def share_of(share: float, n: int) -> str:
+    """A share in percent of n as a table wants it, "55.7 (49 to 62)", with its 95 % interval; raises ValueError for n < 1."""
+    if n < 1:
+        raise ValueError(f"a share of {n} has no interval")
+    low, high = wilson(round(share * n / 100), n)
+    return f"{share:.1f} ({100 * low:.0f} to {100 * high:.0f})"
+
+
 def bootstrap(
     statistic, *columns, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:

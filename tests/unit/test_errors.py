@@ -156,23 +156,43 @@ def test_contexts_that_do_not_match_the_tickets_raise(make_row):
 # --- the audit ---
 
 
-def test_sixty_replies_and_those_of_the_second_sheet_were_judged_on_every_part():
-    count = 60 + sum(sheet.SECOND.values())
+def test_sixty_replies_and_those_of_the_later_sheets_were_judged_on_every_part():
+    count = 60 + sum(sheet.SECOND.values()) + sum(sheet.THIRD.values())
     assert len({(e["method"], e["ticket"], e["reply"]) for e in ENTRIES}) == len(ENTRIES) == count
     assert [e["id"] for e in ENTRIES] == [f"audit-{n:02}" for n in range(1, count + 1)]
     for entry in ENTRIES:
-        assert list(entry["judged"]) == list(errors.PARTS)
-        assert all(isinstance(value, bool) for value in entry["judged"].values())
+        for verdict in (entry, *([entry["second"]] if "second" in entry else [])):
+            assert list(verdict["judged"]) == list(errors.PARTS)
+            assert all(isinstance(value, bool) for value in verdict["judged"].values())
 
 
 def test_audit_holds_judgments_and_no_automatic_score():
-    allowed = {"id", "method", "ticket", "reply", "judged", "note", "judge", "disagreement"}
+    allowed = {
+        "id",
+        "method",
+        "ticket",
+        "reply",
+        "judged",
+        "note",
+        "judge",
+        "disagreement",
+        "second",
+    }
     assert [e["id"] for e in ENTRIES if not set(e) <= allowed] == []
 
 
 def test_audit_covers_the_methods_as_the_rule_says():
     assert Counter(e["method"] for e in ENTRIES[:60]) == sheet.QUOTAS
-    assert Counter(e["method"] for e in ENTRIES[60:]) == sheet.SECOND
+    assert Counter(e["method"] for e in ENTRIES[60:84]) == sheet.SECOND
+    assert Counter(e["method"] for e in ENTRIES[84:]) == sheet.THIRD
+    firsts = [first - 1 for _, first in sheet.SHEETS.values()]
+    assert firsts == [0, 60, 84]
+
+
+def test_every_third_reply_has_a_second_judge_and_the_two_agree():
+    assert ["second" in e for e in ENTRIES] == [n % 3 == 0 for n in range(1, len(ENTRIES) + 1)]
+    table = errors.judges()
+    assert (table["n"] == 36).all() and (table["agree"] / table["n"] >= 0.9).all()
 
 
 def test_every_false_judgment_of_free_text_has_its_reason():
@@ -189,10 +209,17 @@ def test_every_disagreement_is_explained_and_nothing_else_is():
 def test_score_agrees_with_the_judge():
     table = errors.audit()
     share = table["agree"] / table["n"]
-    assert (share.drop("format") >= 0.9).all()
     assert share["format"] >= 0.8  # it reads words, not whether they are whole sentences
+    assert share["facts"] >= 0.85  # it reads values, not what is said of them
     assert (table.loc[["triage", "product", "policy"], "kappa"] == 1).all()
-    assert table.loc["facts", "kappa"] > 0.8 and table.loc["format", "kappa"] > 0.3
+    assert table.loc["facts", "kappa"] > 0.7 and table.loc["format", "kappa"] > 0.3
+    assert 0.5 < table.loc["facts", "kappa low"] < table.loc["facts", "kappa high"] < 1
+
+
+def test_an_audit_of_one_method_counts_its_replies_and_refuses_a_name_that_nobody_judged():
+    assert (errors.audit("sft-rag")["n"] == 16 + 24).all()
+    with pytest.raises(ValueError, match="no reply of 'sft-rga' was judged"):
+        errors.audit("sft-rga")
 
 
 def test_audit_counts_both_kinds_of_disagreement():
@@ -200,11 +227,16 @@ def test_audit_counts_both_kinds_of_disagreement():
     assert (table["agree"] + table["judge stricter"] + table["score stricter"] == table["n"]).all()
 
 
-def test_what_counts_as_resolved_was_found_wrong_only_by_its_sentences_or_in_doubt():
+def test_what_counts_as_resolved_was_found_wrong_by_its_sentences_in_doubt_or_by_what_is_said_of_a_value():
+    plainly = []
     for entry in errors.audited():
         wrong = {part for part, right in entry["judged"].items() if not right}
-        if entry["score"].resolved and wrong != {"format"}:
-            assert not wrong or (wrong == {"facts"} and "Facts doubtful" in entry["note"])
+        if entry["score"].resolved and wrong - {"format"}:
+            assert wrong == {"facts"}
+            if "Facts doubtful" not in entry["note"]:
+                plainly.append(entry["id"])
+    # "we will do nothing about it", and the days for posting a key said of replacing the lock
+    assert plainly == ["audit-99", "audit-105"]
 
 
 @pytest.fixture

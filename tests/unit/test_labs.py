@@ -49,6 +49,24 @@ def test_every_listed_run_is_a_setting_of_its_own():
     assert len(set(keys)) == len(keys)
 
 
+def test_every_listed_run_is_kept_for_the_data_as_they_are():
+    missing = [
+        change
+        for changes in labs.RUNS.values()
+        for change in changes
+        if labs.key_of(labs.settings(**change), PROFILE) not in labs.known(PROFILE)
+    ]
+    assert missing == [], "a lesson would train them: make labs LESSON=06"
+
+
+@pytest.mark.parametrize(("method", "runs"), [("sft", 3), ("sft-rag", 2)])
+def test_each_tuned_row_of_the_scoreboard_has_other_training_runs_beside_it(method, runs):
+    kept = labs.other_seeds(PROFILE)
+    ready = json.loads((training.READY_MADE / method / "training.json").read_text())
+    seeds = [ready["seed"]] + [row["seed"] for row in kept if row["method"] == method]
+    assert len(seeds) >= runs and len(set(seeds)) >= 2, seeds
+
+
 def test_a_line_from_before_there_was_another_start_is_still_known():
     base = labs.settings()
     old = {name: value for name, value in base.items() if name != "start"}

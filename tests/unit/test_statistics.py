@@ -16,6 +16,7 @@ from helpers.statistics import (
     points,
     power,
     rate,
+    share_of,
     wilson,
 )
 
@@ -277,3 +278,10 @@ def test_detectable_difference_shrinks_with_tickets_and_grows_with_questions():
 
 def test_a_handful_of_tickets_detects_nothing():
     assert math.isnan(detectable_difference(10, 0.2))
+
+
+def test_a_share_is_told_with_its_interval_and_of_nothing_there_is_none():
+    low, high = wilson(117, 210)
+    assert share_of(100 * 117 / 210, 210) == f"55.7 ({100 * low:.0f} to {100 * high:.0f})"
+    with pytest.raises(ValueError, match="a share of 0"):
+        share_of(50.0, 0)
