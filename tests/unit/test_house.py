@@ -1,3 +1,5 @@
+import ast
+import graphlib
 import json
 import os
 import re
@@ -145,3 +147,22 @@ def test_a_link_to_nowhere_is_found(tmp_path):
     path = tmp_path / "a.md"
     path.write_text("[here](a.md) and [there](missing.md) and [web](https://example.org)")
     assert lessons.broken_links(path) == ["a.md: link to missing.md leads nowhere"]
+
+
+def test_helpers_import_in_one_direction():
+    """No module needs one that needs it, at import; a package's ``__init__`` and its modules count as one."""
+    known = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts[:2])
+        for path in (ROOT / "helpers").rglob("*.py")
+    }
+    needs: dict[str, set[str]] = {name: set() for name in known}
+    for path in (ROOT / "helpers").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts[:2])
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers"):
+                whole = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+                needs[name] |= {".".join(module.split(".")[:2]) for module in whole} & known - {
+                    name
+                }
+    order = list(graphlib.TopologicalSorter(needs).static_order())
+    assert order.index("helpers.data") < order.index("helpers.evaluation")

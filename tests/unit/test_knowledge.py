@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -65,6 +66,12 @@ def test_every_listed_run_is_a_run_of_its_own_and_none_of_labs():
 
 def test_every_listed_run_is_kept_for_the_data_and_probes_as_they_are():
     assert knowledge.missing(PROFILE) == [], "lesson 07 would train them: make labs LESSON=07"
+
+
+def test_the_general_probe_has_sixty_questions_and_more_of_four_kinds():
+    kinds = Counter(line["kind"] for line in probes.read("general.jsonl"))
+    assert set(kinds) == {"fact", "arithmetic", "rewriting", "list"}
+    assert sum(kinds.values()) >= 60 and min(kinds.values()) >= 15
 
 
 def test_a_run_on_other_probes_is_another_run(monkeypatch):
