@@ -1,4 +1,5 @@
-"""``make test`` puts this folder on PYTHONPATH, so that every Python it starts, kernels too, refuses to look up a name.
+"""``make test`` puts this folder on PYTHONPATH, so that every Python it starts, kernels too, refuses to look up a name
+by ``getaddrinfo`` (what C code, ``gethostbyname`` or ``connect`` itself resolves is not seen).
 
 A refused name is also written to the file that ``REFUSED_NAMES`` names: a library that shrugs and goes on is found there
 (``tests/floors``). This machine's own names are allowed.

@@ -13,6 +13,9 @@ import pytest
 from helpers import lessons, runtime
 
 ROOT = runtime.project_root()
+# what a make that runs the tests would tell the make that a test calls
+TOLD = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+CALM = {name: value for name, value in os.environ.items() if name not in TOLD}
 
 
 def pins() -> dict[str, str]:
@@ -51,7 +54,9 @@ def test_the_python_of_conda_is_one_that_the_project_supports():
 @pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
 def test_make_help_lists_every_public_target():
     public = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    said = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        ["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, env=CALM
+    ).stdout
     listed = dict(line.split(maxsplit=2)[1:] for line in said.splitlines())
     assert set(listed) == set(public) and {"lab", "run", "test", "check"} <= set(public)
     assert all(listed.values())
@@ -59,7 +64,7 @@ def test_make_help_lists_every_public_target():
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
 def test_a_set_up_without_network_says_what_to_do(tmp_path):
-    """pip meets an index that nobody answers at; a stand-in for Python makes the empty environment."""
+    """pip meets an index that nobody answers at; this Python makes the empty environment."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements.txt").write_text("no-such-package-of-ours==1.0\n")
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0", "PIP_NO_INDEX": "0"}
@@ -68,7 +73,7 @@ def test_a_set_up_without_network_says_what_to_do(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env=os.environ | nowhere,
+        env=CALM | nowhere,
     )
     assert done.returncode and "connect to the network once" in done.stdout + done.stderr
     assert not (tmp_path / ".venv" / ".installed").exists()
