@@ -154,16 +154,14 @@ def _agreement(pairs: dict[str, list[tuple[bool, bool]]], names: tuple[str, str]
     return pd.DataFrame(lines).set_index("part")
 
 
-def audit(method: str | None = None):
+def audit():
     """How often the automatic score agrees with the judge of ``data/audit.jsonl``: a pandas DataFrame with a line for each part.
 
     ``agree`` of ``n`` with Wilson's 95 % interval (in percent), Cohen's kappa (1 full agreement, 0 what chance gives) with the
     bootstrap's over 300 draws, and the two kinds of disagreement. The replies were drawn half from right and half from wrong
-    ``facts``: the shares speak of this draw. ``method`` takes only one method's replies; ValueError if none was judged.
+    ``facts``: the shares speak of this draw.
     """
-    entries = [entry for entry in audited() if method in (None, entry["method"])]
-    if not entries:
-        raise ValueError(f"no reply of {method!r} was judged")
+    entries = audited()
     pairs = {
         part: [(e["judged"][part], getattr(e["score"], part)) for e in entries] for part in PARTS
     }

@@ -185,8 +185,7 @@ def test_audit_covers_the_methods_as_the_rule_says():
     assert Counter(e["method"] for e in ENTRIES[:60]) == sheet.QUOTAS
     assert Counter(e["method"] for e in ENTRIES[60:84]) == sheet.SECOND
     assert Counter(e["method"] for e in ENTRIES[84:]) == sheet.THIRD
-    firsts = [first - 1 for _, first in sheet.SHEETS.values()]
-    assert firsts == [0, 60, 84]
+    assert [first for _, first in sheet.SHEETS.values()] == [1, 61, 85]
 
 
 def test_every_third_reply_has_a_second_judge_and_the_two_agree():
@@ -214,12 +213,6 @@ def test_score_agrees_with_the_judge():
     assert (table.loc[["triage", "product", "policy"], "kappa"] == 1).all()
     assert table.loc["facts", "kappa"] > 0.7 and table.loc["format", "kappa"] > 0.3
     assert 0.5 < table.loc["facts", "kappa low"] < table.loc["facts", "kappa high"] < 1
-
-
-def test_an_audit_of_one_method_counts_its_replies_and_refuses_a_name_that_nobody_judged():
-    assert (errors.audit("sft-rag")["n"] == 16 + 24).all()
-    with pytest.raises(ValueError, match="no reply of 'sft-rga' was judged"):
-        errors.audit("sft-rga")
 
 
 def test_audit_counts_both_kinds_of_disagreement():
