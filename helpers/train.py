@@ -167,6 +167,7 @@ def train(config: dict) -> Path:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=lora,
+        callbacks=[training.StepsBar()],
     )
     print("; ".join(training.make_lean(trainer, profile)))
     print(f"{len(rows)} rows, {config['global_batch']} a step from {processes} process(es)")

@@ -203,6 +203,25 @@ class TrimMemory(TrainerCallback):
         runtime.give_memory_back()
 
 
+class StepsBar(TrainerCallback):
+    """A bar of the steps with the time left, gone when the run ends: for runs without lesson 04's panel (lesson 06, section 6.4)."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        from tqdm.auto import tqdm
+
+        options = {"desc": "training", "unit": "step", "leave": False, "mininterval": 1}
+        shown = state.is_world_process_zero
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, disable=not shown, **options
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
 def master_adamw(parameters, **options):
     """AdamW that keeps a float32 copy of each 16-bit weight, steps on the copy, and rounds once into the weight.
 

@@ -60,6 +60,7 @@ def trainer_for(
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=labs.lora_config(setting, layers),
+        callbacks=[training.StepsBar()],
     )
     training.make_lean(trainer, profile)
     return trainer

@@ -212,7 +212,11 @@ class LivePanel(TrainerCallback):
         for turns, reply in zip(self.asked, replies):
             ticket = turns[-1]["content"].rpartition("Ticket: ")[2]
             self._said.append({"step": step, "ticket": ticket, "reply": reply.text})
-        self.samples.value = table(self._said[::-1], "Sample replies, newest first")
+        told, caption = self._said[::-1], "Sample replies, newest first"
+        if len(self.asked) == 1:  # one ticket: said once, not beside each reply
+            caption = f'Sample replies to "{told[0]["ticket"]}", newest first'
+            told = [{key: line[key] for key in ("step", "reply")} for line in told]
+        self.samples.value = table(told, caption)
 
     def static(self) -> str:
         """The run so far, as HTML without any control."""

@@ -1,4 +1,7 @@
 import copy
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -6,6 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from helpers import data, models, padding_free, runtime, training
@@ -165,6 +169,57 @@ def test_an_interrupted_run_goes_on_from_its_last_whole_checkpoint(
     assert second.state.global_step == 3
     for a, b in zip(first.model.parameters(), second.model.parameters()):
         torch.testing.assert_close(a, b, rtol=2e-2, atol=1e-3)
+
+
+class KillAt(TrainerCallback):
+    """Ends the process as a power cut would, when a step begins."""
+
+    def __init__(self, step: int):
+        self.step, self.begun = step, []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.begun.append(state.global_step + 1)
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_saving(model, rows, folder, kill_at=0):
+    """Four steps of a saved model with a checkpoint after each, from the last one that is there; the weights at the end, and which
+    steps were taken."""
+    runtime.set_seed(0)
+    watch = KillAt(kill_at)
+    trainer = training.LeanSFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model),
+        args=SFTConfig(
+            output_dir=str(folder),
+            **{**training.hardware_arguments(PROFILE), "save_strategy": "steps", "save_steps": 1},
+            **{"max_steps": 4, "per_device_train_batch_size": 2, "disable_tqdm": True},
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=models.load_tokenizer(PROFILE),
+        peft_config=copy.deepcopy(LORA),
+        callbacks=[watch],
+    )
+    training.make_lean(trainer, PROFILE, compiled=False)
+    trainer.train(resume_from_checkpoint=training.last_checkpoint(folder))
+    return [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad], watch.begun
+
+
+def test_a_run_whose_process_was_killed_ends_with_the_weights_of_one_that_was_not(
+    tiny_llama, tokenizer, rows, tmp_path
+):
+    tiny_llama(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    asked = (tmp_path / "model", rows, tmp_path / "killed")
+    child = multiprocessing.get_context("spawn").Process(target=train_saving, args=(*asked, 4))
+    child.start()
+    child.join(300)
+    assert child.exitcode == -signal.SIGKILL
+    assert training.last_checkpoint(asked[-1]).endswith("checkpoint-3")
+    resumed, begun = train_saving(*asked)
+    whole, _ = train_saving(tmp_path / "model", rows, tmp_path / "whole")
+    assert begun == [4]
+    for a, b in zip(resumed, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_no_checkpoint_means_a_fresh_start(tmp_path):
