@@ -215,6 +215,10 @@ def price(method: str, answers: dict, board: dict) -> Iterator[str]:
         if least > 0:
             after += f" ({row['train_seconds'] / most:,.0f} to {row['train_seconds'] / least:,.0f})"
         doubt = " (not shown: their intervals overlap)" if least <= 0 < most else ""
+        if row.get("adapter") == "ready-made":  # its seconds were kept with it
+            doubt += (
+                "; a ready-made adapter was trained on a machine of its own, so the count is rough"
+            )
         yield (
             f"Its {row['train_seconds']:.0f} s of training are earned back in computing time by {after}: a reply takes "
             f"{saved:.2f} s less than with {other}{doubt}."

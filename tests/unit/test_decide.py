@@ -222,6 +222,9 @@ def test_training_is_earned_back_by_the_seconds_that_a_reply_saves():
     assert "600 s of training are earned back in computing time by 300 requests" in reasons(
         "fine-tune + retrieve", {}
     )
+    ready = [r | {"adapter": "ready-made"} for r in BOARD]
+    assert "so the count is rough" not in reasons("fine-tune + retrieve", {})
+    assert "so the count is rough" in reasons("fine-tune + retrieve", {}, ready)
     slow = [r for r in BOARD if r["method"] != "rag-few-shot"]
     slow += [row("rag-few-shot") | {"latency_p50_s": 1.0}]
     assert "computing time by no number of requests" in reasons("fine-tune + retrieve", {}, slow)
