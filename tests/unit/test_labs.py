@@ -109,6 +109,17 @@ def test_the_key_changes_with_the_data_and_another_models_precision(monkeypatch)
     assert labs.key_of(labs.settings(), PROFILE) != base
 
 
+def test_a_run_that_goes_on_from_another_adapter_has_another_key(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "READY_MADE", tmp_path)
+    (tmp_path / "sft").mkdir()
+    keys = set()
+    for weights in (b"one", b"another"):
+        (tmp_path / "sft" / "adapter_model.safetensors").write_bytes(weights)
+        keys.add(labs.key_of(labs.settings(start="sft"), PROFILE))
+        assert labs.key_of(labs.settings(), PROFILE) not in keys
+    assert len(keys) == 2
+
+
 def test_a_kept_line_is_read_and_no_other_is_taken_for_it(kept, monkeypatch):
     line = kept(rank=4)
     made = []

@@ -47,22 +47,30 @@ def test_no_network_says_what_to_do(store, monkeypatch):
     assert list(store.iterdir()) == []
 
 
-def test_damaged_weights_are_converted_again(store, monkeypatch):
-    folder = store / runtime.EMBEDDED
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"half")
-    (folder / "SOURCE.sha256").write_text(f"{models.GGUF_SHA256} 0000\n")
+@pytest.mark.parametrize("damaged", ["model.safetensors", "tokenizer.json", "SOURCE.sha256"])
+@pytest.mark.parametrize(
+    "how", [lambda path: path.write_bytes(b"half"), lambda path: path.unlink()]
+)
+def test_a_model_with_a_damaged_or_missing_file_is_converted_again_and_a_whole_one_is_not(
+    store, monkeypatch, damaged, how
+):
+    made = []
 
     def convert(gguf, target):
+        made.append(target)
         (target / "model.safetensors").write_bytes(b"whole")
-        (target / "SOURCE.sha256").write_text(
-            f"{models.GGUF_SHA256} {models.sha256(target / 'model.safetensors')}\n"
-        )
+        (target / "tokenizer.json").write_bytes(b"whole, too")
+        (target / models.RECORD).write_text(models._record(target))
 
     monkeypatch.setattr(models, "fetch_gguf", lambda: store / models.GGUF)
     monkeypatch.setattr(models, "_convert", convert)
-    assert models.ensure_base_model() == str(folder)
-    assert (folder / "model.safetensors").read_bytes() == b"whole"
+    folder = store / runtime.EMBEDDED
+    for _ in range(2):
+        assert models.ensure_base_model() == str(folder)
+    assert len(made) == 1
+    how(folder / damaged)
+    models.ensure_base_model()
+    assert len(made) == 2 and (folder / "tokenizer.json").read_bytes() == b"whole, too"
 
 
 def test_a_missing_local_model_folder_says_so(tmp_path):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from helpers import data, runtime, score_tickets
+from helpers import data, models, runtime, score_tickets
 from helpers.data import DataError, dumps
 from helpers.generation import Reply
 
@@ -266,9 +266,16 @@ retrieval.encode(["a ticket"])
 raise SystemExit(score_tickets.main(sys.argv[1:]))"""
 
 
-def test_the_real_model_and_adapter_score_a_ticket_without_looking_up_a_name(tickets, tmp_path):
-    adapter = str(data.data_dir() / "adapters" / "sft")
-    asked = ["--method", "sft", "--adapter", adapter, "--tickets", tickets, "--limit", "1"]
+@pytest.mark.parametrize("method", ["sft", "sft-rag"])
+def test_a_real_model_and_adapter_score_a_ticket_without_looking_up_a_name(
+    tickets, tmp_path, method
+):
+    """With pages also by the folder of a model, and with a handbook of one's own."""
+    adapter = str(data.data_dir() / "adapters" / method)
+    asked = ["--method", method, "--adapter", adapter, "--tickets", tickets, "--limit", "1"]
+    if method == "sft-rag":
+        handbook = handbook_folder(tmp_path)
+        asked += ["--model", models.ensure_base_model(), "--handbook", str(handbook)]
     done = subprocess.run(
         [sys.executable, "-c", NO_NAMES, *asked],
         cwd=runtime.project_root(),
@@ -278,7 +285,7 @@ def test_the_real_model_and_adapter_score_a_ticket_without_looking_up_a_name(tic
     )
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout.splitlines()[-1])
-    assert (row["method"], row["n"], row["adapter"]) == ("sft", 1, adapter)
+    assert (row["method"], row["n"], row["adapter"]) == (method, 1, adapter)
     assert row["format"]["value"] == 1 and row["new_tokens"] > 20
 
 
