@@ -282,6 +282,7 @@ def test_a_byte_of_the_handbook_that_is_not_utf8_is_told_with_its_file_and_line(
         ({"ticket": " \n"}, 'field "ticket" is blank'),
         ({"asks": []}, '"asks" is empty; name what is asked of RET-1'),
         ({"intent": "battery"}, 'field "reply.intent" is "battery"; RET-1 is of returns'),
+        ({"intent": ["returns"]}, 'field "reply.intent" is'),
     ],
 )
 def test_a_row_that_says_nothing_or_contradicts_the_handbook_is_a_fault(

@@ -173,6 +173,14 @@ def test_another_handbook_is_scored_by_its_own_facts(
         assert row["facts"]["value"] == right
 
 
+def test_a_chapter_of_another_handbook_may_be_no_intent_of_ours(tmp_path, tickets):
+    folder = handbook_folder(tmp_path)
+    os.rename(os.path.join(folder, "01_returns.md"), os.path.join(folder, "01_sending_back.md"))
+    with data.other_handbook(folder):
+        assert data.policies()["RET-1"].intent == "sending_back"
+        assert data.read_tickets(tickets) == ROWS
+
+
 def test_another_handbook_ends_with_its_block(tmp_path):
     ours = data.handbook(), data.facts(), data.policies()
     folder = handbook_folder(
