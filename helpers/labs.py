@@ -109,6 +109,11 @@ def key_of(setting: dict, profile: runtime.Profile) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def made_on(line: dict) -> str:
+    """The processor that made a kept line, in short; seconds of two processors do not compare."""
+    return line["machine"].partition(",")[0].replace("(R)", "")
+
+
 def path() -> Path:
     """Where the lines are kept: ``data/labs.jsonl``; ``WORKSHOP_LABS`` names another file."""
     return Path(os.environ.get("WORKSHOP_LABS") or data.data_dir() / "labs.jsonl")

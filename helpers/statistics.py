@@ -1,6 +1,6 @@
 """How sure a figure is, and which differences are more than chance: intervals, paired tests, what the test set can detect.
 
-``wilson`` is introduced in lesson 00, section 0.6; ``mcnemar`` in lesson 01; the rest in lesson 05, section 5.3.
+``wilson`` is introduced in lesson 00, section 0.6; ``bootstrap`` and ``mcnemar`` in lesson 01, sections 1.5 and 1.7; the rest in lesson 05, section 5.3.
 """
 
 from __future__ import annotations
